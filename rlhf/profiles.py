@@ -81,6 +81,8 @@ class Setup:
         response: ``min_tokens``, ``max_tokens`` (exclusive) of a response.
         evaluation: how many held-out prompts are scored, how many are shown.
         ppo: ``steps`` and the fields of ``PPOConfig`` that the profile sets.
+        sizes: what ``lessons: NN_topic:`` of the profile says for this lesson alone (its ``ppo`` part goes
+            into ``ppo``).
         device: a string torch accepts. seed: the one seed of the run.
     """
 
@@ -93,6 +95,7 @@ class Setup:
     response: Mapping[str, Any]
     evaluation: Mapping[str, Any]
     ppo: Mapping[str, Any]
+    sizes: Mapping[str, Any]
     device: str
     seed: int
     prepare: str
@@ -127,7 +130,8 @@ def setup(lesson: str, profile: str | None = None) -> Setup:
         BadProfile: unknown profile. MissingAssets: a model or the data is not there, or half there.
     """
     fields = read(profile)
-    ppo = {**fields["ppo"], **fields.get("lessons", {}).get(lesson, {})}
+    sizes = dict(fields.get("lessons", {}).get(lesson, {}))
+    ppo = {**fields["ppo"], **sizes.pop("ppo", {})}
     result = Setup(
         profile=fields["name"],
         lesson=lesson,
@@ -138,6 +142,7 @@ def setup(lesson: str, profile: str | None = None) -> Setup:
         response=MappingProxyType(dict(fields["response"])),
         evaluation=MappingProxyType(dict(fields["evaluation"])),
         ppo=MappingProxyType(ppo),
+        sizes=MappingProxyType(sizes),
         device=pick_device(),
         seed=seed(fields),
         prepare=fields["prepare"],

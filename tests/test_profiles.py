@@ -99,3 +99,11 @@ def test_a_place_that_cannot_be_written_is_said(home):
     (home / "output").write_text("a file where a folder should be")
     with pytest.raises(CannotWrite, match="Cannot create"):
         profiles.make_folder(home / "output" / "07_ppo_imdb")
+
+
+def test_a_lesson_has_sizes_of_its_own(home, monkeypatch):
+    fields = {**fill(home), "lessons": {"07_ppo_imdb": {"steps": 9, "ppo": {"steps": 3}}}}
+    monkeypatch.setattr(profiles, "read", lambda name=None: fields)
+    setup, other = profiles.setup("07_ppo_imdb"), profiles.setup("00_overview")
+    assert dict(setup.sizes) == {"steps": 9} and setup.ppo["steps"] == 3
+    assert dict(other.sizes) == {} and other.ppo["steps"] == fields["ppo"]["steps"]
