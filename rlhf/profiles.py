@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -95,10 +95,10 @@ class Setup:
     response: Mapping[str, Any]
     evaluation: Mapping[str, Any]
     ppo: Mapping[str, Any]
-    sizes: Mapping[str, Any]
     device: str
     seed: int
     prepare: str
+    sizes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def output(self) -> Path:
