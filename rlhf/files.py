@@ -1,13 +1,14 @@
-"""Folders that appear whole or not at all.
+"""Files and folders that appear whole or not at all.
 
-In: the place of a folder. Out: a sibling to write into, renamed when everything is in it. ``rlhf.build`` and
-``rlhf.promise`` save their models this way.
+In: the place of a folder or of a text file. Out: a sibling to write into, renamed when everything is in it.
+Models, reports and notebooks are saved this way.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,31 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def whole_text(path: Path, text: str) -> Path:
+    """Write ``text`` to ``path`` in UTF-8: a temporary neighbour, then one rename. Returns ``path``.
+
+    Raises:
+        CannotWrite: no space or no permission. What was in ``path`` before is still there.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=".", delete=False
+        ) as file:
+            temporary = file.name
+            file.write(text)
+        os.chmod(temporary, 0o644)  # a temporary file is private; what is written here is there to be read
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise CannotWrite(
+            f"无法写入 {path}：{error.strerror}", f"Cannot write {path}: {error.strerror}"
+        ) from error
+    return path
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -44,7 +44,7 @@ def short_ppo(setup: Setup) -> Path:
         print(f"short PPO: reused, trained before with the same settings in {_record(folder)['seconds']} s")
         return folder
     started = time.perf_counter()
-    trainer = _trainer(setup, setup.output / "runs" / mark[:8])
+    trainer = build_trainer(setup, setup.output / "runs" / mark[:8])
     rows = train(setup, trainer)
     record = {"fingerprint": mark, "seconds": round(time.perf_counter() - started, 1), "history": rows}
     _save(trainer, folder, record)
@@ -61,15 +61,18 @@ def steps(setup: Setup) -> int:
     return max(1, int(SHORT * setup.ppo["steps"]))
 
 
-def train(setup: Setup, trainer: PPOTrainer) -> list[dict[str, float]]:
-    """The classic loop: generate → score → step → log. Returns the statistics of every step."""
+def train(setup: Setup, trainer: PPOTrainer, total: int | None = None) -> list[dict[str, float]]:
+    """The classic loop: generate → score → step → log. Returns the statistics of every step.
+
+    ``total`` is the number of steps; by default that of the short run.
+    """
     from rlhf.ppo import LengthSampler
     from rlhf.rewards import SentimentReward
 
     reward = SentimentReward(setup.reward_model, setup.device)
     lengths = LengthSampler(setup.response["min_tokens"], setup.response["max_tokens"], seed=setup.seed)
-    rows = []
-    bar = tqdm(_batches(trainer, steps(setup)), total=steps(setup), desc="short PPO", file=sys.stdout)
+    rows, total = [], steps(setup) if total is None else total
+    bar = tqdm(_batches(trainer, total), total=total, desc="PPO", file=sys.stdout)
     for batch in bar:
         queries = batch["input_ids"]
         responses = trainer.generate(queries, return_prompt=False, length_sampler=lengths)
@@ -91,7 +94,8 @@ def fingerprint(setup: Setup) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _trainer(setup: Setup, logs: Path) -> PPOTrainer:
+def build_trainer(setup: Setup, logs: Path) -> PPOTrainer:
+    """The profile's policy with a new value head, its prompts and settings in a trainer; logs to ``logs``."""
     from transformers import AutoTokenizer
 
     from rlhf.data import build_prompts, collator, load_reviews

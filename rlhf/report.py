@@ -14,7 +14,6 @@ import json
 import math
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rlhf.errors import BadData, BadRollout, CannotWrite
+from rlhf.errors import BadData, BadRollout
+from rlhf.files import whole_text
 from rlhf.pictures import Html, LiveCurves, curves, tint, token_heat
 
 __all__ = [
@@ -163,10 +163,10 @@ class Report:
         """
         folder = Path(folder)
         document = PAGE.format(title=html.escape(self.title or "before / after"), body=self.to_html())
-        _write(
+        whole_text(
             folder / "table.json", json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False)
         )
-        _write(folder / "table.html", document)
+        whole_text(folder / "table.html", document)
         return folder
 
     def to_dict(self) -> dict:
@@ -364,7 +364,7 @@ def page(reports_folder: Path | str, out_html: Path | str) -> Path:
     )
     empty = "" if reports else "<p>还没有结果。No results yet.</p>"
     body = f"<h1>训练前后 · Before and after</h1><ul>{links}</ul>{empty}{sections}"
-    return _write(Path(out_html), PAGE.format(title="训练前后 · Before and after", body=body))
+    return whole_text(Path(out_html), PAGE.format(title="训练前后 · Before and after", body=body))
 
 
 CSS = """<style>
@@ -480,27 +480,6 @@ def _plain(value):
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, (str, int, bool, type(None))) else str(value)
-
-
-def _write(path: Path, text: str) -> Path:
-    """Write ``text`` to ``path`` whole or not at all: a temporary neighbour, then one rename."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=".", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(text)
-        os.chmod(temporary, 0o644)  # a temporary file is private; a report is there to be read
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise CannotWrite(
-            f"无法写入 {path}：{error.strerror}", f"Cannot write {path}: {error.strerror}"
-        ) from error
-    return path
 
 
 def _cpu_name() -> str:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import os
 import re
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,8 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
-from rlhf.errors import BadData, CannotWrite
+from rlhf.errors import BadData
+from rlhf.files import whole_text
 
 NAME = re.compile(r"\d\d_[a-z0-9_]+")
 LANGUAGES = ("zh", "en")
@@ -133,22 +132,7 @@ def read(path: Path) -> NotebookNode:
 def write(notebook: NotebookNode, path: Path) -> bool:
     """Write a notebook whole or not at all; an unchanged file is left alone. Returns whether it changed."""
     text = nbformat.writes(notebook).rstrip("\n") + "\n"
-    temporary = None
-    try:
-        if path.is_file() and path.read_text(encoding="utf-8") == text:
-            return False
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=".", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise CannotWrite(
-            f"无法写入 {path}：{error.strerror}", f"Cannot write {path}: {error.strerror}"
-        ) from error
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return False
+    whole_text(path, text)
     return True
