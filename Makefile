@@ -2,12 +2,14 @@
 #   make course   run every lesson          make lab     open them in JupyterLab
 #   make test     lint, tests, notebooks    make build   corpus and tiny models only
 #   make doctor   what is missing here      make clean   remove runs and caches
-# Settings: PYTHON=python3.12 (which Python), VENV=.venv (where), RLHF_PROFILE=offline|imdb|full.
+# Settings: PYTHON=python3.12 (which Python), VENV=.venv (where), RLHF_PROFILE=offline|imdb|full,
+#           JOBS=2 (how many tests run at once).
 
 SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?=
 RLHF_PROFILE ?= offline
+JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export RLHF_PROFILE
@@ -41,11 +43,13 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 # The tests and the committed notebooks are those of the offline profile, whatever RLHF_PROFILE says.
+# Models this small gain little from a second thread, so it is tests, not threads, that run side by side.
 test: export RLHF_PROFILE = offline
+test: export OMP_NUM_THREADS = 1
 test: lint
-	$(BIN)/python -m rlhf.build --profile offline
-	$(BIN)/python -m pytest tests
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+	env -u OMP_NUM_THREADS $(BIN)/python -m rlhf.build --profile offline
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbmake --nbmake-timeout=600 notebooks
 
 # Works before anything is installed, with whatever Python there is.
 doctor:

@@ -152,19 +152,25 @@ def token_rewards(
     return rewards, non_score
 
 
+def td_errors(rewards: torch.Tensor, values: torch.Tensor, gamma: float) -> torch.Tensor:
+    """``delta_t = r_t + gamma V_{t+1} - V_t`` with ``V = 0`` after the last position: how wrong the value head
+    was about one token. All ``(B, N)``. Summed up from the right they are advantages; alone they are not.
+    """
+    next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
+    return rewards + gamma * next_values - values
+
+
 def gae(rewards: torch.Tensor, values: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
     """Generalised advantage estimation: ``A_t = sum_k (gamma lam)^k delta_{t+k}``, computed from the right.
 
-    ``delta_t = r_t + gamma V_{t+1} - V_t`` with ``V = 0`` after the last position. ``rewards`` and
-    ``values`` are ``(B, N)`` and already multiplied by the mask, which makes the state after a response
-    worth 0, finished or truncated alike. Schulman et al. 2016, arXiv:1506.02438, equation 16.
+    ``rewards`` and ``values`` are ``(B, N)`` and already multiplied by the mask, which makes the state after a
+    response worth 0, finished or truncated alike. Schulman et al. 2016, arXiv:1506.02438, equation 16.
     """
-    advantage, next_value = torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])  # (B,)
-    advantages = torch.zeros_like(rewards)
-    for t in reversed(range(rewards.shape[1])):
-        delta = rewards[:, t] + gamma * next_value - values[:, t]
-        advantage = delta + gamma * lam * advantage
-        advantages[:, t], next_value = advantage, values[:, t]
+    deltas = td_errors(rewards, values, gamma)
+    advantages, advantage = torch.zeros_like(deltas), torch.zeros_like(deltas[:, 0])  # (B, N), (B,)
+    for t in reversed(range(deltas.shape[1])):
+        advantage = deltas[:, t] + gamma * lam * advantage
+        advantages[:, t] = advantage
     return advantages
 
 
@@ -185,6 +191,13 @@ def probability_ratio(logprobs: torch.Tensor, old_logprobs: torch.Tensor, mask: 
     return ((logprobs - old_logprobs) * mask).exp()
 
 
+def policy_terms(
+    ratio: torch.Tensor, advantages: torch.Tensor, cliprange: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two candidates for each token's loss, ``-A ratio`` and ``-A clip(ratio, 1 - c, 1 + c)``, ``(B, N)``."""
+    return -advantages * ratio, -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
+
+
 def policy_loss(
     ratio: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor, cliprange: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -193,9 +206,16 @@ def policy_loss(
     All ``(B, N)``; returns two scalars, the loss and the share of tokens where clipping makes it larger.
     Schulman et al. 2017, arXiv:1707.06347, equation 7.
     """
-    plain = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
+    plain, clipped = policy_terms(ratio, advantages, cliprange)
     return masked_mean(torch.max(plain, clipped), mask), masked_mean((clipped > plain).float(), mask)
+
+
+def value_errors(
+    values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, cliprange_value: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``(V - R)^2`` and the same with V kept within ``V_old ± c``; both ``(B, N)``."""
+    clipped = values.clamp(old_values - cliprange_value, old_values + cliprange_value)
+    return (values - returns) ** 2, (clipped - returns) ** 2
 
 
 def value_loss(
@@ -211,8 +231,7 @@ def value_loss(
     larger. Clipping values is not in the paper; it comes from OpenAI's baselines (Huang et al. 2022, "The
     37 implementation details of PPO").
     """
-    clipped = values.clamp(old_values - cliprange_value, old_values + cliprange_value)
-    plain_error, clipped_error = (values - returns) ** 2, (clipped - returns) ** 2
+    plain_error, clipped_error = value_errors(values, old_values, returns, cliprange_value)
     loss = 0.5 * masked_mean(torch.max(plain_error, clipped_error), mask)
     return loss, masked_mean((clipped_error > plain_error).float(), mask)
 
