@@ -153,8 +153,9 @@ def token_rewards(
 
 
 def td_errors(rewards: torch.Tensor, values: torch.Tensor, gamma: float) -> torch.Tensor:
-    """``delta_t = r_t + gamma V_{t+1} - V_t`` with ``V = 0`` after the last position: how wrong the value head
-    was about one token. All ``(B, N)``. Summed up from the right they are advantages; alone they are not.
+    """``delta_t = r_t + gamma V_{t+1} - V_t``, with ``V = 0`` after the last position; all ``(B, N)``.
+
+    How wrong the value head was about a single token. These are no advantages yet: :func:`gae` sums them up.
     """
     next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
     return rewards + gamma * next_values - values
@@ -163,8 +164,9 @@ def td_errors(rewards: torch.Tensor, values: torch.Tensor, gamma: float) -> torc
 def gae(rewards: torch.Tensor, values: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
     """Generalised advantage estimation: ``A_t = sum_k (gamma lam)^k delta_{t+k}``, computed from the right.
 
-    ``rewards`` and ``values`` are ``(B, N)`` and already multiplied by the mask, which makes the state after a
-    response worth 0, finished or truncated alike. Schulman et al. 2016, arXiv:1506.02438, equation 16.
+    The deltas are :func:`td_errors`. ``rewards`` and ``values`` are ``(B, N)`` and already multiplied by the
+    mask, which makes the state after a response worth 0, finished or truncated alike. Schulman et al.
+    2016, arXiv:1506.02438, equation 16.
     """
     deltas = td_errors(rewards, values, gamma)
     advantages, advantage = torch.zeros_like(deltas), torch.zeros_like(deltas[:, 0])  # (B, N), (B,)
@@ -194,7 +196,7 @@ def probability_ratio(logprobs: torch.Tensor, old_logprobs: torch.Tensor, mask: 
 def policy_terms(
     ratio: torch.Tensor, advantages: torch.Tensor, cliprange: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two candidates for each token's loss, ``-A ratio`` and ``-A clip(ratio, 1 - c, 1 + c)``, ``(B, N)``."""
+    """Two candidates for the loss of every token: ``-A ratio`` and ``-A clip(ratio, 1 - c, 1 + c)``."""
     return -advantages * ratio, -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
 
 
