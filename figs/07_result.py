@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -35,8 +36,12 @@ def keep() -> Path:
         rows = [{key: round(float(row[key]), 4) for key in CURVES} for row in csv.DictReader(lines)]
     scores = [{key: row[key] for key in row if key.startswith("reward")} for row in table["table"]]
     shown = table["table"][: table["show"]]  # openings of a few tokens and what the models made of them
+    profile = profiles.read(table["meta"]["profile"])
     result = {
         "meta": table["meta"],
+        "steps": len(rows),
+        "batch": profile["ppo"]["batch_size"],
+        "build": build_facts(profile),
         "numbers": table["numbers"],
         "scores": scores,
         "shown": shown,
@@ -46,6 +51,19 @@ def keep() -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def build_facts(profile: Mapping) -> dict:
+    """Seconds and test accuracy that the build of this profile's models recorded; empty if downloaded."""
+    records = [profiles.root() / profile[key] / "build.json" for key in ("policy", "reward_model")]
+    if not all(record.is_file() for record in records):
+        return {}
+    policy, classifier = (json.loads(record.read_text(encoding="utf-8")) for record in records)
+    return {
+        "policy_seconds": policy["seconds"],
+        "classifier_seconds": classifier["seconds"],
+        "accuracy": classifier["test_accuracy"],
+    }
 
 
 def distribution(axes: Axes, rows: list[dict]) -> None:

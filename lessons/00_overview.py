@@ -362,10 +362,10 @@ for name, score, log_ratios in (("natural", 1.5, [0.4, 0.1, 0.6]), ("too far", 2
     )
 
 # %% [markdown] tags=["zh"]
-# 现在真的训练一小会儿：步数是该配置完整训练的四分之三。循环就是经典的四步：生成 → 打分 → `step` → `log_stats`，第 07 课会一行一行地讲。结果存在这一课的输出文件夹里，设置不变就不会重新训练。
+# 现在真的训练一小会儿：步数是该配置完整训练的一半。循环就是经典的四步：生成 → 打分 → `step` → `log_stats`，第 07 课会一行一行地讲。结果存在这一课的输出文件夹里，设置不变就不会重新训练。
 
 # %% [markdown] tags=["en"]
-# Now train for a little while, for real: three quarters of the steps of the profile's full run. The loop is the classic one of four moves: generate → score → `step` → `log_stats`; lesson 07 goes through it line by line. The result is kept in this lesson's output folder and is not trained again while the settings stay the same.
+# Now train for a little while, for real: half the steps of the profile's full run. The loop is the classic one of four moves: generate → score → `step` → `log_stats`; lesson 07 goes through it line by line. The result is kept in this lesson's output folder and is not trained again while the settings stay the same.
 
 # %%
 folder = promise.short_ppo(setup)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rlhf.profiles import Setup
 
 RECORD = "promise.json"
-SHORT = 3 / 4  # of the steps of the profile's full run
+SHORT = 1 / 2  # of the steps of the profile's full run
 CODE = Path(__file__).parent  # a change of the code that trains makes a kept policy out of date
 TRAINS = ("promise.py", "data.py", "rewards.py", "sampling.py", "ppo/*.py")
 

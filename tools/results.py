@@ -1,0 +1,149 @@
+"""The results in both READMEs, written from the kept result files: no figure there is typed by hand.
+
+In: ``benchmarks/results/07_<profile>.json``, made by ``python figs/07_result.py --keep`` after a run of
+lesson 07. Out: the text between the ``results`` marks of README.md and README.zh.md.
+
+    python -m tools.results            # write
+    python -m tools.results --check    # exit code 1 if a README says anything else than the files
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from rlhf import errors, profiles
+from rlhf.files import whole_text
+
+RESULTS = profiles.CHECKOUT / "benchmarks" / "results"
+READMES = {"en": profiles.CHECKOUT / "README.md", "zh": profiles.CHECKOUT / "README.zh.md"}
+START, END = "<!-- results: python -m tools.results -->", "<!-- /results -->"
+ROWS = 8  # examples shown
+
+HEADS = {
+    "en": (
+        "profile | mean score | gain | gain, word judge | KL, nats per response | distinct-2 | steps × batch",
+        "query | before | after | score before | score after",
+    ),
+    "zh": (
+        "配置 | 平均分 | 增益 | 增益，词袋评委 | 每条回复的 KL（nat） | distinct-2 | 步数 × 批量",
+        "提示 | 训练前 | 训练后 | 分数（前） | 分数（后）",
+    ),
+}
+
+
+def block(language: str) -> str:
+    """Tables and sentences of one language, Markdown."""
+    runs = {name: _read(name) for name in ("offline", "imdb")}
+    totals, examples = HEADS[language]
+    rows = [_row(name, run) for name, run in runs.items()]
+    shown = [_example(row) for row in runs["imdb"]["shown"][:ROWS]]
+    facts, example = _sentences(runs["offline"], runs["imdb"])[language]
+    return "\n".join(
+        [START, *_table(totals, rows), "", facts, "", example, "", *_table(examples, shown), END]
+    )
+
+
+def _read(profile: str) -> dict:
+    path = RESULTS / f"07_{profile}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise errors.MissingAssets(
+            f"读不到 {path.name}。先运行第 07 课，再运行 python figs/07_result.py --keep。",
+            f"Cannot read {path.name}. Run lesson 07, then python figs/07_result.py --keep.",
+        ) from error
+
+
+def _table(head: str, rows: list[str]) -> list[str]:
+    return [f"| {head} |", "|" + "---|" * (head.count(" | ") + 1), *(f"| {row} |" for row in rows)]
+
+
+def _row(name: str, run: dict) -> str:
+    n = run["numbers"]
+    cells = [
+        f"`{name}`",
+        f"{n['reward_mean_before']:.2f} → {n['reward_mean_after']:.2f}",
+        _gain(n, "reward"),
+        _gain(n, "judge"),
+        f"{n['kl']:.1f}",
+        f"{n['distinct_2_before']:.2f} → {n['distinct_2_after']:.2f}",
+        f"{run['steps']} × {run['batch']}",
+    ]
+    return " | ".join(cells)
+
+
+def _gain(n: dict, judge: str) -> str:
+    return f"{n[f'{judge}_gain']:+.2f} [{n[f'{judge}_gain_low']:+.2f}, {n[f'{judge}_gain_high']:+.2f}]"
+
+
+def _example(row: dict) -> str:
+    texts = [" ".join(str(row[key]).split()).replace("|", "\\|") for key in list(row)[:3]]
+    return " | ".join([*texts, f"{row['reward (before)']:.2f}", f"{row['reward (after)']:.2f}"])
+
+
+TEXTS = {
+    "en": (
+        "{prompts} prompts, seed {seed}, {hardware}, {date}; timed while other work ran on the same cores. "
+        "The `imdb` models were built in {policy:.0f} + {classifier:.0f} min (policy, classifier); the "
+        "classifier is right on {accuracy:.1%} of the 25,000 real test reviews (first 256 tokens). Lesson 07 "
+        "took {offline:.1f} min offline and {imdb:.1f} min on `imdb`. How the settings were found, and other "
+        "seeds and prompts: [benchmarks/RESULTS.md](benchmarks/RESULTS.md).",
+        "From the `imdb` run, the first prompts of the shuffled test split, not a selection:",
+    ),
+    "zh": (
+        "{prompts} 个提示，种子 {seed}，{hardware}，{date}；计时的时候，同样的核上还跑着别的任务。"
+        "`imdb` 的模型构建用了 {policy:.0f} + {classifier:.0f} 分钟（策略、分类器）；"
+        "分类器在 25,000 条真实测试影评上（前 256 个词元）判对 {accuracy:.1%}。"
+        "第 07 课在 offline 上用了 {offline:.1f} 分钟，在 `imdb` 上用了 {imdb:.1f} 分钟。"
+        "设置是怎么选的、换种子换提示会怎样，见 [benchmarks/RESULTS.md](benchmarks/RESULTS.md)。",
+        "下面来自 `imdb` 那次运行：打乱后的测试集的前几个提示，没有挑选。",
+    ),
+}
+
+
+def _facts(offline: dict, imdb: dict) -> dict:
+    """What the sentences of :data:`TEXTS` are filled with; times in minutes."""
+    build = imdb["build"]
+    return {
+        **{key: imdb["meta"][key] for key in ("seed", "hardware", "date")},
+        "prompts": imdb["numbers"]["prompts"],
+        "policy": build["policy_seconds"] / 60,
+        "classifier": build["classifier_seconds"] / 60,
+        "accuracy": build["accuracy"],
+        "offline": offline["meta"]["seconds"] / 60,
+        "imdb": imdb["meta"]["seconds"] / 60,
+    }
+
+
+def renewed(text: str, language: str) -> str:
+    """``text`` with the part between the marks replaced."""
+    if text.count(START) != 1 or text.count(END) != 1:
+        raise errors.BadData(
+            f"README 里应当恰好有一对标记 {START} … {END}。",
+            f"A README needs the marks {START} … {END} exactly once.",
+        )
+    before, rest = text.split(START)
+    return before + block(language) + rest.split(END)[1]
+
+
+@errors.command
+def main() -> int:
+    stale = []
+    for language, path in READMES.items():
+        text = Path(path).read_text(encoding="utf-8")
+        fresh = renewed(text, language)
+        if fresh != text:
+            stale.append(path.name)
+            if "--check" not in sys.argv:
+                whole_text(path, fresh)
+    if "--check" in sys.argv:
+        print("stale:" if stale else "up to date", *stale)
+        return int(bool(stale))
+    print("written:" if stale else "up to date", *stale)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
