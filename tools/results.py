@@ -39,10 +39,9 @@ def block(language: str) -> str:
     totals, examples = HEADS[language]
     rows = [_row(name, run) for name, run in runs.items()]
     shown = [_example(row) for row in runs["imdb"]["shown"][:ROWS]]
-    facts, example = _sentences(runs["offline"], runs["imdb"])[language]
-    return "\n".join(
-        [START, *_table(totals, rows), "", facts, "", example, "", *_table(examples, shown), END]
-    )
+    facts, example = (text.format(**_facts(**runs)) for text in TEXTS[language])
+    lines = [*_table(totals, rows), "", facts, "", example, "", *_table(examples, shown)]
+    return "\n".join([START, *lines, END])
 
 
 def _read(profile: str) -> dict:
