@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export JUPYTER_PREFER_ENV_PATH = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build course lab test lint doctor clean
+.PHONY: help setup build course lab test test-browser lint doctor clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -50,6 +50,11 @@ test: lint
 	env -u OMP_NUM_THREADS $(BIN)/python -m rlhf.build --profile offline
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbmake --nbmake-timeout=600 notebooks
+
+# Opens the lessons in a real browser, runs them there and looks. Needs a Chromium (apt install chromium).
+test-browser: build
+	$(BIN)/pip install -q -r requirements-browser.txt
+	RLHF_BROWSER=1 $(BIN)/python -m pytest tests/browser
 
 # Works before anything is installed, with whatever Python there is.
 doctor:
