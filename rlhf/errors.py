@@ -37,6 +37,10 @@ class BadRollout(CourseError, ValueError):
     """Queries, responses or scores that cannot be trained on; raised before anything is updated."""
 
 
+class BadState(CourseError, ValueError):
+    """A saved training state that is damaged or of another run, or a moment at which none can be saved."""
+
+
 class CannotWrite(CourseError, OSError):
     """No space, no permission, or a read-only folder; nothing half-written is left behind."""
 

@@ -26,7 +26,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
+        remove_leftovers(folder.parent, folder.name)
         yield partial
         for file in partial.rglob("*"):
             # safetensors writes files that only their owner may read
@@ -70,10 +70,12 @@ def whole_text(path: Path, text: str) -> Path:
     return path
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Delete what runs that were killed left behind; a run that still works keeps its own."""
+def remove_leftovers(parent: Path, name: str) -> None:
+    """Delete what killed runs left in ``parent`` of folders called ``name`` (``*`` allowed); a run that still
+    works keeps its own."""
     from psutil import pid_exists
 
-    for leftover in folder.parent.glob(f".{folder.name}.*.partial"):
-        if not pid_exists(int(leftover.name.split(".")[-2])):
+    for leftover in parent.glob(f".{name}.*.partial"):
+        owner = leftover.name.split(".")[-2]
+        if owner.isdigit() and not pid_exists(int(owner)):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -6,7 +6,9 @@ rlhf.ppo import ...``. The list of every deliberate departure from TRL 0.11.4 op
 
 ``config`` knobs · ``losses`` the mathematics, pure functions · ``value_head`` policy and critic ·
 ``rollouts`` what a step knows · ``trainer`` the step, read top to bottom · ``stats`` what it reports ·
-``trackers`` where that goes · ``kl`` beta · ``scores`` running moments · ``lengths`` sampled lengths.
+``trackers`` where that goes · ``kl`` beta · ``scores`` running moments · ``lengths`` sampled lengths ·
+``prompts`` batches with a place · ``state`` stop and go on: ``identity`` which run · ``randomness`` random
+states · ``packing`` without pickle.
 """
 
 from accelerate.utils import set_seed
@@ -15,6 +17,7 @@ from .config import BadConfig, PPOConfig
 from .kl import AdaptiveKLController, FixedKLController
 from .lengths import LengthSampler
 from .rollouts import Experience, RolloutBatch
+from .state import latest as latest_state
 from .trainer import PPOTrainer
 from .value_head import AutoModelForCausalLMWithValueHead, create_reference_model
 
@@ -29,5 +32,6 @@ __all__ = [
     "PPOTrainer",
     "RolloutBatch",
     "create_reference_model",
+    "latest_state",
     "set_seed",
 ]

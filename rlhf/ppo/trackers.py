@@ -48,9 +48,13 @@ def logging_dir(config: PPOConfig) -> Path:
     return Path(named) if named else root() / "output" / "ppo" / "runs" / time.strftime("%Y%m%d-%H%M%S")
 
 
-def start_trackers(accelerator: Accelerator, config: PPOConfig) -> None:
+def start_trackers(accelerator: Accelerator, config: PPOConfig, resumed_at: int | None = None) -> None:
     """Open the trackers. The trainer waits for the first ``log_stats``, so a trainer that logs nothing writes
-    nothing. W&B is offline unless ``WANDB_MODE`` says otherwise, and writes into the logging directory."""
+    nothing. W&B is offline unless ``WANDB_MODE`` says otherwise, and writes into the logging directory.
+
+    A run that was killed may have logged steps that the resumed one takes again; TensorBoard drops what the
+    earlier process logged from step ``resumed_at`` on.
+    """
     init_kwargs = {name: dict(kwargs) for name, kwargs in config.tracker_kwargs.items()}
     folder = Path(accelerator.logging_dir)
     try:
@@ -58,6 +62,8 @@ def start_trackers(accelerator: Accelerator, config: PPOConfig) -> None:
         if "wandb" in config.trackers:
             wandb_kwargs = {"mode": os.environ.get("WANDB_MODE", "offline"), "dir": str(folder)}
             init_kwargs["wandb"] = wandb_kwargs | init_kwargs.get("wandb", {})
+        if "tensorboard" in config.trackers and resumed_at is not None:
+            init_kwargs["tensorboard"] = {"purge_step": resumed_at, **init_kwargs.get("tensorboard", {})}
         plain = {k: v for k, v in config.to_dict().items() if isinstance(v, (bool, int, float, str))}
         accelerator.init_trackers(config.tracker_project_name, init_kwargs=init_kwargs)
         for tracker in accelerator.trackers:

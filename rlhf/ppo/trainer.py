@@ -39,16 +39,20 @@ surprising. Every deliberate departure:
 13. Gradient checkpointing has an effect; in TRL it has none, because the forward runs in eval mode.
     Gradients that an interrupted step left behind are dropped. With several processes each samples from its
     own seed, and they agree on leaving a minibatch out; whitening is per process, as in TRL.
-14. Not here: encoder-decoder models, uploading to a hub, DeepSpeed's copy of the reference, shared layers.
+14. :meth:`PPOTrainer.save_state` and ``load_state`` are new, and ``dataloader`` knows its place for them.
+15. Not here: encoder-decoder models, uploading to a hub, DeepSpeed's copy of the reference, shared layers.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,10 +63,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .. import sampling
 from ..errors import BadData, BadRollout
-from . import losses, trackers
+from . import identity, losses, state, trackers
 from . import stats as reporting
 from .config import BadConfig, PPOConfig
 from .kl import AdaptiveKLController, FixedKLController
+from .prompts import PromptLoader
 from .rollouts import Experience, RolloutBatch, check_rollouts
 from .scores import RunningMoments
 from .value_head import AutoModelForCausalLMWithValueHead, create_reference_model
@@ -119,6 +124,7 @@ class PPOTrainer:
         self.current_step = 0
         self.experience: Experience | None = None
         self.passes: list[reporting.PassStats] = []
+        self.resumed = self.unfinished = False  # continued from a saved state; interrupted within a step
         self._logging = False
 
     def _build_kl_controller(self) -> AdaptiveKLController | FixedKLController:
@@ -126,7 +132,7 @@ class PPOTrainer:
             return AdaptiveKLController(self.config.init_kl_coef, self.config.target, self.config.horizon)
         return FixedKLController(self.config.init_kl_coef)
 
-    def _build_dataloader(self, dataset, data_collator: Callable | None) -> DataLoader:
+    def _build_dataloader(self, dataset, data_collator: Callable | None) -> PromptLoader:
         rows, needed = len(dataset), self.config.batch_size * self.accelerator.num_processes
         if rows < needed:
             raise BadData(
@@ -144,7 +150,7 @@ class PPOTrainer:
             collate_fn=data_collator or _collate,
             generator=generator,
         )
-        return self.accelerator.prepare(loader)
+        return PromptLoader(self.accelerator.prepare(loader), generator)
 
     @property
     def policy(self) -> AutoModelForCausalLMWithValueHead:
@@ -237,6 +243,7 @@ class PPOTrainer:
         """
         clock = Clock()
         rollouts = self.validate(queries, responses, scores, response_masks)
+        self.unfinished = True  # until the end: an interrupt leaves parameters that belong to no step
         with clock("forward_pass"):
             experience = self.forward_rollouts(rollouts)
         with clock("compute_rewards"):
@@ -252,6 +259,9 @@ class PPOTrainer:
             self.lr_scheduler.step()
         self.experience, self.passes = experience, passes
         self.current_step += 1
+        if isinstance(self.dataloader, PromptLoader):
+            self.dataloader.used()
+        self.unfinished = False
         return result | clock.times()
 
     def validate(
@@ -467,7 +477,9 @@ class PPOTrainer:
         distributions |= self._response_token_distributions()
         distributions["env/reward_dist"] = rewards.cpu().numpy()
         if not self._logging:
-            trackers.start_trackers(self.accelerator, self.config)
+            trackers.start_trackers(
+                self.accelerator, self.config, self.current_step if self.resumed else None
+            )
             self._logging = True
         columns, rows = list(columns_to_log), []
         if all(name in batch for name in columns):
@@ -485,6 +497,51 @@ class PPOTrainer:
         ratio = self.passes[-1]["policy/ratio"][self.passes[-1]["mask"].bool()]
         found = {"ppo/policy/advantages": live, "ppo/policy/ratio": ratio}
         return {name: np.nan_to_num(values.float().cpu().numpy()) for name, values in found.items()}
+
+    # ------------------------------------------------------------------------------- interrupt and resume
+
+    def batches(self, total: int) -> Iterator[Any]:
+        """Batches of prompts until the run has taken ``total`` steps, one batch per step: through the data
+        again and again, every epoch shuffled anew. After :meth:`load_state` it goes on with the next batch.
+        Raises :class:`BadConfig` if the trainer has no data set.
+        """
+        if self.dataloader is None:
+            raise BadConfig("PPOTrainer 没有数据集（dataset=None）", "The PPOTrainer has no data set")
+        if isinstance(self.dataloader, PromptLoader):
+            self.dataloader.resume()
+        endless = itertools.chain.from_iterable(itertools.repeat(self.dataloader))
+        return itertools.islice(endless, max(0, total - self.current_step))
+
+    def save_state(self, folder: str | Path, extra: Mapping[str, Any] | None = None, keep: int = 2) -> Path:
+        """Save all that changes during a run, to be continued by :meth:`load_state`; call it after a step.
+
+        Policy (what learns), value head, optimiser, scheduler, beta, running moments, every random state, the
+        place among the prompts, ``current_step``. ``extra`` names further objects with ``state_dict`` and
+        ``load_state_dict``, such as a :class:`LengthSampler` with a seed. Every call makes a new sub-folder
+        (which is returned), whole or not at all, and then removes all but the ``keep`` newest.
+
+        Raises :class:`BadState` after a step that was interrupted half-way, :class:`CannotWrite` without
+        space or permission.
+        """
+        return state.save(self, folder, extra, keep)
+
+    def load_state(
+        self, folder: str | Path, extra: Mapping[str, Any] | None = None, change: Sequence[str] = ()
+    ) -> Path:
+        """Go on where :meth:`save_state` was called last, in a trainer built as the first one was: same
+        configuration, original model and reference, same prompts. Returns the sub-folder it took; ``folder``
+        may name one, to take an earlier one. ``change`` names fields of the configuration that are different
+        on purpose, such as a lower ``learning_rate``.
+
+        Raises :class:`MissingAssets` if there is nothing, :class:`BadState` if it is damaged or of another
+        run, naming what differs. Either way this trainer is then as it was.
+        """
+        return state.load(self, folder, extra, change)
+
+    @functools.cached_property
+    def frozen_parts(self) -> dict[str, Any]:
+        """Digests of what never changes, by which a saved state recognises its run."""
+        return identity.frozen_parts(self)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Save policy, value head and tokenizer; plain ``transformers`` loads the folder as a causal LM."""
