@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from rlhf import errors
-from tools import checking, lessons, running, twins
+from tools import checking, lessons, results, running, twins
 from tools.notebooks import Course, build, one_language, pair, read, tags
 
 REPO = Path(__file__).resolve().parent.parent
@@ -342,3 +342,16 @@ def test_saving_a_notebook_in_jupyterlab_changes_nothing_in_the_lesson(course):
     )  # what the jupytext extension writes
     course.source(NAME).write_text(saved, encoding="utf-8")
     assert not pair(course, NAME) and checking.problems(course, NAME, source_only=True) == []
+
+
+def test_the_readmes_say_what_the_result_files_say(capsys):
+    for language, path in results.READMES.items():
+        text = path.read_text(encoding="utf-8")
+        assert results.renewed(text, language) == text, f"{path.name} is stale: python -m tools.results"
+    stale = text.replace("| `imdb` |", "| `imdb` | 9.99", 1)
+    assert results.renewed(stale, language) == text
+
+
+def test_a_readme_without_marks_is_refused():
+    with pytest.raises(errors.BadData, match="exactly once"):
+        results.renewed("# Nothing to fill here", "en")
