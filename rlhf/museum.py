@@ -115,9 +115,15 @@ def _construct(cls: str, fields: dict[str, Any]) -> nn.Module:
 
 
 @functools.cache
+def _shown(name: str) -> nn.Module:
+    """The full-size model that the tables look at; nothing changes it, and it takes no storage."""
+    return build(name)
+
+
+@functools.cache
 def facts(name: str) -> anatomy.Anatomy:
     """The numbers of an exhibit in full size; measured once."""
-    return anatomy.Anatomy.of(build(name))
+    return anatomy.Anatomy.of(_shown(name))
 
 
 def block_order(name: str) -> str:
@@ -136,7 +142,7 @@ def block_order(name: str) -> str:
 
 def describe(name: str) -> dict[str, str]:
     """One row of :func:`table`, every entry measured on the model and not looked up."""
-    model, pad = build(name), card(name).config.get("pad_token_id")
+    model, pad = _shown(name), card(name).config.get("pad_token_id")
     measured, shared = facts(name), anatomy.tied(model)
     return {
         "model": card(name).title,
@@ -156,11 +162,18 @@ def table(which: Sequence[str] | None = None) -> pd.DataFrame:
     return pd.DataFrame([describe(name) for name in which or names()]).set_index("model")
 
 
+def shares(which: Sequence[str] | None = None) -> pd.DataFrame:
+    """Where the parameters are: the share of every kind, one row per exhibit; rows add up to 1."""
+    kinds = {card(name).title: anatomy.by_kind(_shown(name)) for name in which or names()}
+    frame = pd.DataFrame(kinds).T
+    return frame.div(frame.sum(axis=1), axis=0)
+
+
 def counts(which: Sequence[str] | None = None) -> pd.DataFrame:
     """Counted against published parameters, and the repository whose configuration was built."""
     rows = []
     for name in which or names():
-        exhibit, counted = card(name), anatomy.count(build(name))
+        exhibit, counted = card(name), anatomy.count(_shown(name))
         rows.append((exhibit.title, exhibit.year, exhibit.repo, counted, exhibit.published))
     columns = ["model", "year", "configuration of", "counted", "published"]
     return pd.DataFrame(rows, columns=columns).set_index("model")
