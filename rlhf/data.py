@@ -3,6 +3,7 @@
 In: a folder with ``**/train-*.parquet`` and ``**/test-*.parquet``; columns ``text`` and ``label`` (0 neg,
 1 pos).
 Out: checked :class:`datasets.Dataset` objects; lesson 07 turns them into queries with :func:`build_prompts`.
+Preference pairs, which lesson 05 trains on, are :mod:`rlhf.pairs`; its functions can be had from here too.
 
 The parquet files are read directly, not through ``datasets.load_dataset``: its cache is keyed by the folder's
 name, so that two folders called ``imdb`` can answer with each other's rows.
@@ -19,10 +20,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlhf.errors import BadData, MissingAssets
+from rlhf.pairs import load_pairs, review_pairs, save_pairs, split_prompt
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
+
+__all__ = [
+    "build_prompts",
+    "collator",
+    "load_pairs",
+    "load_reviews",
+    "plain_text",
+    "review_pairs",
+    "save_pairs",
+    "split_prompt",
+]
 
 LABEL_NAMES = ("neg", "pos")
 

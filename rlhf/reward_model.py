@@ -1,0 +1,219 @@
+"""Step 2: a reward model from preference pairs, trained with TRL's RewardTrainer.
+
+In: a :class:`rlhf.profiles.Setup` and preference pairs (:mod:`rlhf.pairs`). Out: ``output/rm_2``, an ordinary
+``…ForSequenceClassification`` folder with one label, which :class:`rlhf.rewards.PairwiseReward` scores with.
+Lesson 05 goes through it step by step; lesson 07 trains a policy against the result. Sizes are those of
+``lessons: 05_reward_modelling:`` in the profile, whichever lesson asks.
+
+It starts from the profile's policy, not from ``output/sft_1``: the reward model then is the same whether or
+not lesson 04 was run before, and it knows the language of the texts it will read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rlhf import pairs, profiles, rewards
+from rlhf.data import load_reviews
+from rlhf.errors import BadProfile
+from rlhf.files import whole_folder
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import RewardTrainer
+
+    from rlhf.profiles import Setup
+
+KEY = "05_reward_modelling"
+RECORD = "reward_model.json"
+REVIEWS_PER_PAIR = 5  # reviews looked at for a pair; more only cost time
+
+
+def train(setup: Setup, splits: Mapping[str, Dataset] | None = None, folder: Path | None = None) -> Path:
+    """Make the pairs, train, save. Returns the folder, by default ``output/rm_2``.
+
+    Args:
+        splits: other preference pairs, ``train`` and ``test``; by default those of :func:`make_pairs`.
+
+    Raises:
+        BadProfile: the profile has no sizes for it. BadData, MissingAssets: see :mod:`rlhf.pairs`.
+        CannotWrite: no space or no permission; what was in the folder before is still there.
+    """
+    splits = make_pairs(setup) if splits is None else splits
+    tokenizer = load_tokenizer(setup.policy)
+    started = time.perf_counter()
+    trainer = new_trainer(setup, splits, tokenizer)
+    trainer.train()
+    record = {"seconds": round(time.perf_counter() - started, 1)}
+    return save(setup, trainer, splits, folder, record)
+
+
+def reuse_or_train(setup: Setup) -> Path:
+    """``output/rm_2`` as it is if the same sizes, seed, policy and reviews made it; otherwise train it."""
+    folder = profiles.root() / "output" / "rm_2"
+    return folder if _record(folder).get("fingerprint") == fingerprint(setup) else train(setup)
+
+
+def sizes(setup: Setup) -> Mapping[str, Any]:
+    """What the profile says about lesson 05. Raises BadProfile where it says nothing."""
+    found = profiles.read(setup.profile).get("lessons", {}).get(KEY, {})
+    if missing := {"pairs", "held_out", "tokens", "reward"} - set(found):
+        raise BadProfile(
+            f"profiles/{setup.profile}.yaml 的 lessons: {KEY}: 缺少 {', '.join(sorted(missing))}。",
+            f"profiles/{setup.profile}.yaml lacks {', '.join(sorted(missing))} in lessons: {KEY}:.",
+        )
+    return found
+
+
+def make_pairs(setup: Setup) -> dict[str, Dataset]:
+    """Pairs from the profile's reviews: ``train`` and ``test``, each from the reviews of its own split."""
+    asked, tokenizer = sizes(setup), load_tokenizer(setup.policy)
+    found = {}
+    for split, count in (("train", asked["pairs"]), ("test", asked["held_out"])):
+        reviews = load_reviews(setup.dataset, split).shuffle(seed=setup.seed)
+        reviews = reviews.select(range(min(len(reviews), REVIEWS_PER_PAIR * count)))
+        found[split] = pairs.review_pairs(
+            reviews, tokenizer, count, tuple(asked["tokens"]), asked.get("turned", 0.2), setup.seed
+        )
+    return found
+
+
+def load_tokenizer(policy: str | Path) -> PreTrainedTokenizerBase:
+    """The policy's tokenizer, with its end-of-sequence token as padding where it has no padding token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return tokenizer
+
+
+def new_model(
+    policy: str | Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0, labels: int = 1
+) -> PreTrainedModel:
+    """The policy's body with a new ``Linear(H, labels)`` on top; the same seed gives the same head."""
+    from transformers import AutoModelForSequenceClassification
+    from trl.trainer.reward_trainer import suppress_seqcls_warning
+
+    with torch.random.fork_rng(), suppress_seqcls_warning():
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            policy, num_labels=labels, dtype=torch.float32
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id  # without it no last token is found
+    return model
+
+
+def tokenise(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+    """``chosen`` and ``rejected`` as ``chosen_ids`` and ``rejected_ids``, which RewardTrainer takes as is."""
+    from datasets import Dataset
+
+    ids = {f"{name}_ids": rewards.to_tokens(tokenizer, rows[name][:], max_length) for name in pairs.COLUMNS}
+    return Dataset.from_dict(ids)
+
+
+def new_trainer(
+    setup: Setup,
+    splits: Mapping[str, Dataset],
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | None = None,
+    **changes: Any,
+) -> RewardTrainer:
+    """TRL's RewardTrainer with the profile's sizes, ready to ``train()`` and ``evaluate()``.
+
+    Args:
+        splits: ``train`` and, if there is one, ``test``. model: by default :func:`new_model`.
+        changes: fields of ``RewardConfig`` that differ from the profile's.
+    """
+    from transformers import PrinterCallback
+    from trl import RewardConfig, RewardTrainer
+
+    model = new_model(setup.policy, tokenizer, setup.seed) if model is None else model
+    longest = min(model.config.max_position_embeddings, 512)
+    data = {name: tokenise(rows, tokenizer, longest) for name, rows in splits.items()}
+    cpu = setup.device == "cpu"
+    settings = {
+        "output_dir": str(profiles.make_folder(profiles.root() / "output" / KEY / "trainer")),
+        "max_length": longest,
+        "seed": setup.seed,
+        "use_cpu": cpu,
+        "bf16": not cpu,  # TRL's default, and slow on a CPU
+        "gradient_checkpointing": False,  # TRL's default saves memory that small models do not need
+        "dataloader_pin_memory": not cpu,
+        "report_to": "none",
+        "save_strategy": "no",
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.05,  # below 1: a share of the run
+        **sizes(setup)["reward"],
+        **changes,
+    }
+    trainer = RewardTrainer(
+        model=model,
+        args=RewardConfig(**settings),
+        train_dataset=data["train"],
+        eval_dataset=data.get("test"),
+        processing_class=tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)  # a dict per log; the lesson draws the history instead
+    return trainer
+
+
+def save(
+    setup: Setup,
+    trainer: RewardTrainer,
+    splits: Mapping[str, Dataset],
+    folder: Path | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> Path:
+    """Model, tokenizer and a record of how it was made; the folder appears whole or not at all."""
+    folder = profiles.root() / "output" / "rm_2" if folder is None else Path(folder)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model.config.texts_begin_with = template_of(splits["train"])
+    facts = {**(record or {}), "pairs": len(splits["train"]), "steps": trainer.state.global_step}
+    if "test" in splits:
+        facts["held_out"] = {key: float(value) for key, value in trainer.evaluate().items()}
+    with whole_folder(folder) as partial:
+        model.save_pretrained(partial)
+        trainer.processing_class.save_pretrained(partial)
+        text = json.dumps({"fingerprint": fingerprint(setup), **facts}, indent=1) + "\n"
+        (partial / RECORD).write_text(text, encoding="utf-8")
+    return folder
+
+
+def template_of(rows: Dataset) -> str:
+    """How every text begins if they are dialogues in the style of HH-RLHF, else nothing."""
+    begins = pairs.HUMAN.rstrip()
+    return begins if all(text.startswith(begins) for text in rows["chosen"]) else ""
+
+
+def fingerprint(setup: Setup) -> str:
+    """What the result depends on: sizes, seed, device, the policy, the reviews and the code."""
+    code = [Path(module.__file__).read_bytes() for module in (pairs, rewards)]
+    code.append(Path(__file__).read_bytes())
+    digests = [hashlib.sha256(content).hexdigest() for content in code]
+    marks = [_folder_mark(folder) for folder in (setup.policy, setup.dataset)]
+    facts = [dict(sizes(setup)), setup.seed, setup.device, marks, digests]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _folder_mark(folder: Path) -> str | list:
+    """The fingerprint that :mod:`rlhf.build` left; of a downloaded folder, its files and their sizes."""
+    try:
+        return json.loads((folder / "build.json").read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError):
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        return [[file.relative_to(folder).as_posix(), file.stat().st_size] for file in files]
+
+
+def _record(folder: Path) -> dict:
+    try:
+        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
