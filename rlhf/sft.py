@@ -123,6 +123,7 @@ def load_policy(folder: str | Path, device: str = "cpu") -> tuple[PreTrainedMode
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.to(device), tokenizer
 
 
@@ -153,6 +154,7 @@ def make_config(
         recompute: False,
         "report_to": "tensorboard",
         "save_strategy": "no",
+        "disable_tqdm": False,  # show the progress whatever the verbosity
         "dataloader_pin_memory": device.startswith("cuda"),
         "use_cpu": device == "cpu",
         "seed": seed,
