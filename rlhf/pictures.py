@@ -7,11 +7,12 @@ figure, a picture that redraws while training runs, or a piece of HTML. Every le
 
 from __future__ import annotations
 
+import base64
 import html
 import io
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.style
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from rlhf.errors import BadRollout, CourseError
 
@@ -235,6 +237,204 @@ def token_heat(
     return Html(
         f'<div class="rlhf-heat" style="color:inherit">{heading}{body}{_legend(limit, precision)}</div>', text
     )
+
+
+def token_grid(
+    tokens: Sequence[str],
+    rows: Mapping[str, Sequence],
+    *,
+    parts: Sequence[str] | None = None,
+    centres: Mapping[str, float] | None = None,
+    title: str = "",
+    precision: int = 2,
+) -> Html:
+    """A table with one column per token and one row per quantity: a sequence as PPO sees it.
+
+    Args:
+        tokens: token texts, the columns; white space is made visible.
+        rows: per quantity one number, truth value or word per token. Each row has a colour scale of its own,
+            blue above zero and orange below; a truth value is a dot or nothing.
+        parts: what each token belongs to. Columns other than ``"response"`` are faded: they do not count.
+        centres: the value without colour, where it is not 0: ``{"ratio": 1.0}``.
+        title: English heading. precision: decimals.
+
+    Raises:
+        BadRollout: as many values as tokens are needed in every row.
+    """
+    grid = _Grid(tokens, rows, parts, centres, precision)
+    fades = ["" if live else ' class="off"' for live in grid.live]
+    head = "".join(
+        f"<th{fade}><code>{html.escape(token)}</code></th>"
+        for token, fade in zip(grid.tokens, fades, strict=True)
+    )
+    body = []
+    for name in grid.rows:
+        cells = zip(grid.texts(name), grid.tints(name), fades, strict=True)
+        shown = "".join(
+            f'<td{fade} style="background:{tint(level, 1.0)}">{html.escape(text)}</td>'
+            if level
+            else f"<td{fade}>{html.escape(text)}</td>"
+            for text, level, fade in cells
+        )
+        body.append(f"<tr><th>{html.escape(name)}</th>{shown}</tr>")
+    heading = f"<div><b>{html.escape(title)}</b></div>" if title else ""
+    table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    return Html(f'{GRID_CSS}<div class="rlhf-grid">{heading}{table}</div>', grid.text())
+
+
+def token_grid_picture(
+    tokens: Sequence[str],
+    rows: Mapping[str, Sequence],
+    *,
+    parts: Sequence[str] | None = None,
+    centres: Mapping[str, float] | None = None,
+    title: str = "",
+    precision: int = 2,
+) -> Picture:
+    """The same as :func:`token_grid`, as a figure on a light ground, for pages that show no HTML."""
+    grid = _Grid(tokens, rows, parts, centres, precision)
+    columns, lines = len(grid.tokens), len(grid.rows) + 1
+    with matplotlib.style.context(str(STYLE)):
+        figure = Picture(figsize=(1.1 + 0.5 * columns, 0.25 * lines + (0.3 if title else 0.05)))
+        axes = figure.add_axes((0, 0, 1, 0.25 * lines / figure.get_figheight()))
+        axes.set(xlim=(-2.2, columns), ylim=(lines, 0))
+        axes.set_axis_off()
+        for column, (token, live) in enumerate(zip(grid.tokens, grid.live, strict=True)):
+            text = token if len(token) < 8 else token[:6] + "…"
+            axes.text(column + 0.5, 0.5, text, ha="center", va="center", fontsize=7, alpha=1 if live else 0.4)
+        for line, name in enumerate(grid.rows, start=1):
+            axes.text(-0.1, line + 0.5, name, ha="right", va="center", fontsize=8, weight="bold")
+            _draw_line(axes, line, grid.texts(name), grid.tints(name), grid.live)
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    return figure
+
+
+def _draw_line(axes, line: int, texts: Sequence[str], levels: Sequence[float], live: Sequence[bool]) -> None:
+    """One row of a token grid: coloured cells with their numbers."""
+    for column, (text, level, counts) in enumerate(zip(texts, levels, live, strict=True)):
+        colour = [part / 255 for part in (POSITIVE if level > 0 else NEGATIVE)]
+        axes.add_patch(
+            Rectangle(
+                (column + 0.03, line + 0.06),
+                0.94,
+                0.88,
+                fc=(*colour, 0.55 * min(abs(level), 1.0)) if level else ("#ffffff" if counts else "#f3f3f3"),
+                ec="#d9d9d9",
+                lw=0.5,
+            )
+        )
+        axes.text(
+            column + 0.5,
+            line + 0.5,
+            text,
+            ha="center",
+            va="center",
+            fontsize=7,
+            alpha=1 if counts else 0.45,
+        )
+
+
+class _Grid:
+    """What both forms of a token grid show: texts, and how strongly each cell is coloured."""
+
+    def __init__(self, tokens, rows, parts, centres, precision: int):
+        for name, values in rows.items():
+            if len(values) != len(tokens):
+                raise BadRollout(
+                    f"{name}：有 {len(tokens)} 个词元，却有 {len(values)} 个数值。",
+                    f"{name}: {len(tokens)} tokens, but {len(values)} values.",
+                )
+        self.tokens = [visible(token) for token in tokens]
+        self.rows = {name: [_plain(value) for value in values] for name, values in rows.items()}
+        self.live = [part == "response" for part in parts] if parts is not None else [True] * len(tokens)
+        self.centres, self.precision = dict(centres or {}), precision
+
+    def texts(self, name: str) -> list[str]:
+        """The cells of one row as they are printed."""
+        return [self._shown(value) for value in self.rows[name]]
+
+    def _shown(self, value) -> str:
+        if isinstance(value, bool):
+            return "●" if value else ""
+        if isinstance(value, int):
+            return str(value)
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                return "–"
+            shown = f"{value:.{self.precision}f}"
+            return shown.lstrip("-") if not float(shown) else shown  # no minus zero
+        return str(value)
+
+    def tints(self, name: str) -> list[float]:
+        """How far each cell is from its row's centre, from -1 to 1; 0 for words and beside the response."""
+        centre, values = self.centres.get(name, 0.0), self.rows[name]
+        numbers = [
+            value - centre if live and isinstance(value, float) and math.isfinite(value) else 0.0
+            for value, live in zip(values, self.live, strict=True)
+        ]
+        limit = max(map(abs, numbers), default=0.0) or 1.0
+        return [number / limit for number in numbers]
+
+    def text(self) -> str:
+        """The grid for a terminal."""
+        return pd.DataFrame({name: self.texts(name) for name in self.rows}, index=self.tokens).T.to_string()
+
+
+def _plain(value):
+    """A value as Python knows it: tensors and NumPy scalars of one element become numbers."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def sliders(draw: Callable[..., Html | Picture], **knobs: tuple[float, float, float, float]):
+    """One slider per number that ``draw`` takes; moving one draws again, below.
+
+    A widget lives in a running notebook only. A page that is to show something without one needs a picture
+    of its own beside it.
+
+    Args:
+        draw: called with the values by name; returns what is shown. An impossible value that ends in a
+            :class:`CourseError` is shown as its message.
+        knobs: ``name=(low, high, step, start)``.
+    """
+    import ipywidgets
+
+    controls = {
+        name: ipywidgets.FloatSlider(
+            value=start, min=low, max=high, step=step, description=name, continuous_update=False
+        )
+        for name, (low, high, step, start) in knobs.items()
+    }
+    shown = ipywidgets.HTML()
+
+    def redraw(_=None) -> None:
+        try:
+            shown.value = _as_html(draw(**{name: control.value for name, control in controls.items()}))
+        except CourseError as error:
+            shown.value = f"<pre>{html.escape(str(error))}</pre>"
+
+    for control in controls.values():
+        control.observe(redraw, "value")
+    redraw()
+    rows = [ipywidgets.HBox(list(controls.values())[i : i + 2]) for i in range(0, len(controls), 2)]
+    return ipywidgets.VBox([*rows, shown])
+
+
+def _as_html(picture: Html | Picture) -> str:
+    if isinstance(picture, Picture):
+        return f'<img src="data:image/png;base64,{base64.b64encode(picture._repr_png_()).decode()}">'
+    return picture.data
+
+
+GRID_CSS = """<style>
+.rlhf-grid {overflow-x: auto; color: inherit}
+.rlhf-grid table {border-collapse: collapse; font-size: .78em; color: inherit; background: none}
+.rlhf-grid tr {background: none}
+.rlhf-grid td, .rlhf-grid th {border: 1px solid rgba(128,128,128,.3); padding: 2px 5px; text-align: right}
+.rlhf-grid td, .rlhf-grid th {white-space: nowrap; font-variant-numeric: tabular-nums}
+.rlhf-grid code {background: none; color: inherit}
+.rlhf-grid .off {opacity: .45}
+</style>"""
 
 
 def tint(value: float, limit: float) -> str:
