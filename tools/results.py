@@ -1,7 +1,8 @@
 """The results in both READMEs, written from the kept result files: no figure there is typed by hand.
 
 In: ``benchmarks/results/07_<profile>.json``, made by ``python figs/07_result.py --keep`` after a run of
-lesson 07. Out: the text between the ``results`` marks of README.md and README.zh.md.
+lesson 07, and the times that the committed notebooks' tables state. Out: README.md and README.zh.md, between
+their ``results`` and ``caption`` marks, and the last cell of every row of the lesson table.
 
     python -m tools.results            # write
     python -m tools.results --check    # exit code 1 if a README says anything else than the files
@@ -10,6 +11,7 @@ lesson 07. Out: the text between the ``results`` marks of README.md and README.z
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -19,6 +21,10 @@ from rlhf.files import whole_text
 RESULTS = profiles.CHECKOUT / "benchmarks" / "results"
 READMES = {"en": profiles.CHECKOUT / "README.md", "zh": profiles.CHECKOUT / "README.zh.md"}
 START, END = "<!-- results: python -m tools.results -->", "<!-- /results -->"
+CAPTION, CAPTION_END = "<!-- caption: python -m tools.results -->", "<!-- /caption -->"
+LESSON_ROW = re.compile(r"(\| \[[^\]]+\]\((notebooks/[^)]+\.ipynb)\) \|.*\| )[^|]*( \|)")
+SECONDS = re.compile(r"seconds ([\d.]+)")  # in the line under every closing table
+MINUTES = {"en": "{:.1f} min", "zh": "{:.1f} 分钟"}
 ROWS = 8  # examples shown
 
 HEADS = {
@@ -42,6 +48,32 @@ def block(language: str) -> str:
     facts, example = (text.format(**_facts(**runs)) for text in TEXTS[language])
     lines = [*_table(totals, rows), "", facts, "", example, "", *_table(examples, shown)]
     return "\n".join([START, *lines, END])
+
+
+def caption(language: str) -> str:
+    """The line under the picture of the ``imdb`` run."""
+    run = _read("imdb")
+    n = run["numbers"]
+    facts = {
+        "seed": run["meta"]["seed"],
+        "prompts": n["prompts"],
+        "before": f"{n['reward_mean_before']:.2f}",
+        "after": f"{n['reward_mean_after']:.2f}",
+        "gain": _gain(n, "reward"),
+    }
+    return f"{CAPTION}\n*{CAPTIONS[language].format(**facts)}*\n{CAPTION_END}"
+
+
+def lesson_seconds(notebook: Path) -> float:
+    """How long the committed run of a lesson took, up to its closing table, which says so."""
+    found = SECONDS.search(notebook.read_text(encoding="utf-8"))
+    if found is None:
+        raise errors.BadData(
+            f"{notebook.name} 的结尾表里没有用时。用 python -m tools.lessons execute --inplace 重新运行。",
+            f"The closing table of {notebook.name} states no time. Run it again: "
+            "python -m tools.lessons execute --inplace",
+        )
+    return float(found[1])
 
 
 def _read(profile: str) -> dict:
@@ -101,6 +133,13 @@ TEXTS = {
     ),
 }
 
+CAPTIONS = {
+    "en": "Real IMDB, profile `imdb`, seed {seed}, 2 CPU cores: mean score of {prompts} held-out prompts "
+    "{before} → {after}, paired gain {gain}. Drawn by [figs/07_result.py](figs/07_result.py).",
+    "zh": "真实 IMDB，`imdb` 配置，种子 {seed}，2 个 CPU 核：{prompts} 个留出提示的平均分 "
+    "{before} → {after}，配对增益 {gain}。由 [figs/07_result.py](figs/07_result.py) 画出。",
+}
+
 
 def _facts(offline: dict, imdb: dict) -> dict:
     """What the sentences of :data:`TEXTS` are filled with; times in minutes."""
@@ -117,14 +156,25 @@ def _facts(offline: dict, imdb: dict) -> dict:
 
 
 def renewed(text: str, language: str) -> str:
-    """``text`` with the part between the marks replaced."""
-    if text.count(START) != 1 or text.count(END) != 1:
+    """``text`` with everything that this module writes written afresh."""
+    text = _between(text, START, END, block(language))
+    text = _between(text, CAPTION, CAPTION_END, caption(language))
+    return LESSON_ROW.sub(lambda row: _timed(row, language), text)
+
+
+def _between(text: str, start: str, end: str, fresh: str) -> str:
+    if text.count(start) != 1 or text.count(end) != 1:
         raise errors.BadData(
-            f"README 里应当恰好有一对标记 {START} … {END}。",
-            f"A README needs the marks {START} … {END} exactly once.",
+            f"README 里应当恰好有一对标记 {start} … {end}。",
+            f"A README needs the marks {start} … {end} exactly once.",
         )
-    before, rest = text.split(START)
-    return before + block(language) + rest.split(END)[1]
+    before, rest = text.split(start)
+    return before + fresh + rest.split(end)[1]
+
+
+def _timed(row: re.Match, language: str) -> str:
+    minutes = lesson_seconds(profiles.CHECKOUT / row[2]) / 60
+    return f"{row[1]}{MINUTES[language].format(minutes)}{row[3]}"
 
 
 @errors.command
