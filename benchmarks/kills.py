@@ -208,9 +208,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         model = unbroken(context, Path(scratch) / "unbroken")
         again = unbroken(context, Path(scratch) / "again")
-        print(
-            f"unbroken: {STEPS} steps in {model['seconds']:.1f} s, {model['operations']} file operations per save"
-        )
+        print(f"unbroken: {STEPS} steps in {model['seconds']:.1f} s")
+        print("file operations of each save:", model["operations"])
         print("twice the same:", model["digests"] == again["digests"], model["digests"]["parameters"][:16])
         rows = []
         for number in range(args.kills):
