@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from rlhf import evaluate, profiles, promise, report
+from rlhf import evaluate, loop, profiles, report
 from rlhf.rewards import SentimentReward
 
 RESULTS = Path(__file__).parent / "results"
@@ -27,13 +27,13 @@ def one_seed(profile: str, seed: int, draws: list[int], steps: int | None, chang
     """Train once with ``seed``; measure on every draw of held-out prompts."""
     os.environ["RLHF_SEED"] = str(seed)
     setup = profiles.setup("07_ppo_imdb", profile)
-    setup = type(setup)(**{**vars(setup), "ppo": {**setup.ppo, **changes}})
+    reward = SentimentReward(setup.reward_model, setup.device)
     total = steps or setup.ppo["steps"]
     with tempfile.TemporaryDirectory() as logs:
-        trainer = promise.build_trainer(setup, Path(logs))
+        trainer = loop.build_trainer(setup, Path(logs), **changes)
         seen = set(trainer.dataset["query"])
         started = time.perf_counter()
-        promise.train(setup, trainer, total)
+        loop.run(trainer, reward, loop.response_lengths(setup), total)
     facts = {"seed": seed, "steps": total, "seconds": round(time.perf_counter() - started), **changes}
     return [{**facts, **measure(setup, trainer, seen, draw)} for draw in draws]
 

@@ -21,10 +21,11 @@ import tempfile
 TRAIN = """
 import json, sys, time
 from pathlib import Path
-from rlhf import profiles, promise
+from rlhf import loop, profiles
+from rlhf.rewards import SentimentReward
 setup = profiles.setup("07_ppo_imdb", "offline")
-trainer = promise.build_trainer(setup, Path(sys.argv[1]))
-rows = promise.train(setup, trainer, int(sys.argv[2]) + 1)
+trainer, reward = loop.build_trainer(setup, Path(sys.argv[1])), SentimentReward(setup.reward_model)
+rows = loop.run(trainer, reward, loop.response_lengths(setup), int(sys.argv[2]) + 1)
 print(json.dumps([row["time/ppo/total"] for row in rows[1:]]))  # the first step warms up
 """
 

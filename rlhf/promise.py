@@ -7,17 +7,14 @@ the classic one that lesson 07 explains line by line, only shorter.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
+from rlhf import loop
 from rlhf.files import whole_folder
+from rlhf.rewards import SentimentReward
 
 if TYPE_CHECKING:
     from rlhf.ppo import PPOTrainer
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
 RECORD = "promise.json"
 SHORT = 1 / 2  # of the steps of the profile's full run
 CODE = Path(__file__).parent  # a change of the code that trains makes a kept policy out of date
-TRAINS = ("promise.py", "data.py", "rewards.py", "sampling.py", "ppo/*.py")
+TRAINS = ("promise.py", "loop.py", "data.py", "rewards.py", "sampling.py", "ppo/*.py")
 
 
 def short_ppo(setup: Setup) -> Path:
@@ -44,8 +41,10 @@ def short_ppo(setup: Setup) -> Path:
         print(f"short PPO: reused, trained before with the same settings in {_record(folder)['seconds']} s")
         return folder
     started = time.perf_counter()
-    trainer = build_trainer(setup, setup.output / "runs" / mark[:8])
-    rows = train(setup, trainer)
+    trainer = loop.build_trainer(setup, setup.output / "runs" / mark[:8])
+    reward = SentimentReward(setup.reward_model, setup.device)
+    rows = loop.run(trainer, reward, loop.response_lengths(setup), steps(setup), title="short PPO")
+    trainer.accelerator.end_training()
     record = {"fingerprint": mark, "seconds": round(time.perf_counter() - started, 1), "history": rows}
     _save(trainer, folder, record)
     return folder
@@ -61,29 +60,6 @@ def steps(setup: Setup) -> int:
     return max(1, int(SHORT * setup.ppo["steps"]))
 
 
-def train(setup: Setup, trainer: PPOTrainer, total: int | None = None) -> list[dict[str, float]]:
-    """The classic loop: generate → score → step → log. Returns the statistics of every step.
-
-    ``total`` is the number of steps; by default that of the short run.
-    """
-    from rlhf.ppo import LengthSampler
-    from rlhf.rewards import SentimentReward
-
-    reward = SentimentReward(setup.reward_model, setup.device)
-    lengths = LengthSampler(setup.response["min_tokens"], setup.response["max_tokens"], seed=setup.seed)
-    rows, total = [], steps(setup) if total is None else total
-    bar = tqdm(_batches(trainer, total), total=total, desc="PPO", file=sys.stdout)
-    for batch in bar:
-        queries = batch["input_ids"]
-        responses = trainer.generate(queries, return_prompt=False, length_sampler=lengths)
-        batch["response"] = trainer.tokenizer.batch_decode(responses, skip_special_tokens=True)
-        scores = list(reward([q + r for q, r in zip(batch["query"], batch["response"], strict=True)]))
-        rows.append(trainer.log_stats(trainer.step(queries, responses, scores), batch, scores))
-        bar.set_postfix(reward=f"{rows[-1]['env/reward_mean']:.2f}", KL=f"{rows[-1]['objective/kl']:.1f}")
-    trainer.accelerator.end_training()
-    return rows
-
-
 def fingerprint(setup: Setup) -> str:
     """What the result depends on: sizes, seed, device, both models, the prompts' data and the code."""
     sizes = [dict(part) for part in (setup.prompts, setup.response, setup.ppo)]
@@ -92,32 +68,6 @@ def fingerprint(setup: Setup) -> str:
     folders = [_folder_mark(path) for path in (setup.policy, setup.reward_model, setup.dataset)]
     facts = [setup.profile, setup.seed, setup.device, steps(setup), sizes, folders, code]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def build_trainer(setup: Setup, logs: Path) -> PPOTrainer:
-    """The profile's policy with a new value head, its prompts and settings in a trainer; logs to ``logs``."""
-    from transformers import AutoTokenizer
-
-    from rlhf.data import build_prompts, collator, load_reviews
-    from rlhf.ppo import AutoModelForCausalLMWithValueHead, LengthSampler, PPOConfig, PPOTrainer
-
-    tokenizer = AutoTokenizer.from_pretrained(setup.policy)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    sizes = setup.prompts
-    sampler = LengthSampler(sizes["min_tokens"], sizes["max_tokens"], seed=setup.seed)
-    prompts = build_prompts(load_reviews(setup.dataset, "train"), tokenizer, sampler, sizes["min_chars"])
-    settings = {key: value for key, value in setup.ppo.items() if key != "steps"}
-    config = PPOConfig(
-        **settings, seed=setup.seed, logging_dir=logs, accelerator_kwargs={"cpu": setup.device == "cpu"}
-    )
-    model = AutoModelForCausalLMWithValueHead.from_pretrained(setup.policy, seed=setup.seed)
-    return PPOTrainer(config, model, None, tokenizer, prompts, data_collator=collator)
-
-
-def _batches(trainer: PPOTrainer, count: int) -> Iterator[dict]:
-    """``count`` batches, going through the prompts again where they are too few."""
-    passes = itertools.chain.from_iterable(itertools.repeat(trainer.dataloader))
-    return itertools.islice(passes, count)
 
 
 def _save(trainer: PPOTrainer, folder: Path, record: dict) -> None:

@@ -1,0 +1,93 @@
+"""The classic loop of PPO as one function: generate → score → step → log, as lesson 07 writes it out.
+
+In: a :class:`rlhf.profiles.Setup`, and where asked another policy, reward or setting than the profile's. Out:
+a trainer, and the statistics of every step. The short run of lesson 00, the chain and the failures of lesson
+07, ``python -m rlhf.train ppo`` and the benchmarks all go through here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from rlhf.ppo import LengthSampler, PPOTrainer
+    from rlhf.profiles import Setup
+
+Reward = Callable[[Sequence[str]], torch.Tensor]  # texts (query + response) to scores, (B,)
+
+
+def build_trainer(setup: Setup, logs: Path, policy: Path | None = None, **changes: Any) -> PPOTrainer:
+    """A policy with a new value head, the profile's prompts and settings in a trainer.
+
+    Args:
+        logs: TensorBoard's folder. policy: a folder in the layout of the hub; by default the profile's.
+        changes: fields of ``PPOConfig`` that differ from the profile's.
+
+    Raises:
+        BadConfig: a setting of ``PPOConfig`` that does not exist or does not fit the others.
+    """
+    from transformers import AutoTokenizer
+
+    from rlhf.data import build_prompts, collator, load_reviews
+    from rlhf.ppo import AutoModelForCausalLMWithValueHead, LengthSampler, PPOConfig, PPOTrainer
+
+    folder, sizes = policy or setup.policy, setup.prompts
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    sampler = LengthSampler(sizes["min_tokens"], sizes["max_tokens"], seed=setup.seed)
+    prompts = build_prompts(load_reviews(setup.dataset, "train"), tokenizer, sampler, sizes["min_chars"])
+    settings = {key: value for key, value in setup.ppo.items() if key != "steps"}
+    settings |= {
+        "seed": setup.seed,
+        "logging_dir": logs,
+        "accelerator_kwargs": {"cpu": setup.device == "cpu"},
+    }
+    config = PPOConfig(**(settings | changes))
+    model = AutoModelForCausalLMWithValueHead.from_pretrained(folder, seed=setup.seed)
+    return PPOTrainer(config, model, None, tokenizer, prompts, data_collator=collator)
+
+
+def response_lengths(setup: Setup) -> LengthSampler:
+    """Draws how many tokens a response may have, from the profile's range and with its seed."""
+    from rlhf.ppo import LengthSampler
+
+    return LengthSampler(setup.response["min_tokens"], setup.response["max_tokens"], seed=setup.seed)
+
+
+def run(
+    trainer: PPOTrainer,
+    reward: Reward,
+    lengths: LengthSampler,
+    total: int,
+    after: Callable[[dict[str, float]], object] | None = None,
+    title: str = "PPO",
+) -> list[dict[str, float]]:
+    """Train until ``trainer`` has taken ``total`` steps; returns what each step logged.
+
+    ``after`` is called with the statistics of every step (to save a state, to draw a curve); what it returns
+    ends the run if it is true.
+    """
+    rows: list[dict[str, float]] = []
+    left = total - trainer.current_step
+    with tqdm(trainer.batches(total), total=max(0, left), desc=title, file=sys.stdout) as bar:
+        for batch in bar:
+            rows.append(one_step(trainer, reward, lengths, batch))
+            bar.set_postfix(reward=f"{rows[-1]['env/reward_mean']:.2f}", KL=f"{rows[-1]['objective/kl']:.1f}")
+            if after is not None and after(rows[-1]):
+                break
+    return rows
+
+
+def one_step(trainer: PPOTrainer, reward: Reward, lengths: LengthSampler, batch: dict) -> dict[str, float]:
+    """Generate, score, step, log: one turn of the loop with one batch of prompts."""
+    queries = batch["input_ids"]
+    responses = trainer.generate(queries, return_prompt=False, length_sampler=lengths)
+    batch["response"] = trainer.tokenizer.batch_decode(responses, skip_special_tokens=True)
+    scores = list(reward([q + r for q, r in zip(batch["query"], batch["response"], strict=True)]))
+    return trainer.log_stats(trainer.step(queries, responses, scores), batch, scores)
