@@ -54,10 +54,11 @@ def test_it_trains_saves_and_is_reused(setup, capsys):
     assert folder == setup.output / "policy"
     assert not torch.equal(weights(folder), weights(setup.policy))
     history = promise.history(folder)
-    assert len(history) == promise.steps(setup) == 3
+    steps = len(history)
+    assert steps == promise.steps(setup) == int(promise.SHORT * 5) > 0
     assert {"env/reward_mean", "objective/kl"} <= set(history[0])
     assert list((setup.output / "runs").rglob("events.out.tfevents.*"))
-    assert "3/3" in capsys.readouterr().out
+    assert f"{steps}/{steps}" in capsys.readouterr().out
     stamp = (folder / promise.RECORD).stat().st_mtime_ns
     assert promise.short_ppo(setup) == folder
     assert (folder / promise.RECORD).stat().st_mtime_ns == stamp
