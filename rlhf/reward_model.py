@@ -11,10 +11,12 @@ not lesson 04 was run before, and it knows the language of the texts it will rea
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,15 +100,20 @@ def load_tokenizer(policy: str | Path) -> PreTrainedTokenizerBase:
 def new_model(
     policy: str | Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0, labels: int = 1
 ) -> PreTrainedModel:
-    """The policy's body with a new ``Linear(H, labels)`` on top; the same seed gives the same head."""
-    from transformers import AutoModelForSequenceClassification
-    from trl.trainer.reward_trainer import suppress_seqcls_warning
+    """The policy's body with a new ``Linear(H, labels)`` on top; the same seed gives the same head.
 
-    with torch.random.fork_rng(), suppress_seqcls_warning():
+    The head starts at a tenth of transformers' usual size: scores begin near 0, and the loss at ln 2,
+    however large the hidden states of the policy are.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    with torch.random.fork_rng(), _errors_only():
         torch.manual_seed(seed)
         model = AutoModelForSequenceClassification.from_pretrained(
             policy, num_labels=labels, dtype=torch.float32
         )
+    with torch.no_grad():
+        model.get_parameter("score.weight").mul_(0.1)
     model.config.pad_token_id = tokenizer.pad_token_id  # without it no last token is found
     return model
 
@@ -140,14 +147,14 @@ def new_trainer(
     data = {name: tokenise(rows, tokenizer, longest) for name, rows in splits.items()}
     cpu = setup.device == "cpu"
     settings = {
-        "output_dir": str(profiles.make_folder(profiles.root() / "output" / KEY / "trainer")),
-        "max_length": longest,
+        "output_dir": str(profiles.make_folder(profiles.root() / "output" / KEY)),
+        "max_length": None,  # nothing to leave out: tokenise has cut what was too long
         "seed": setup.seed,
         "use_cpu": cpu,
         "bf16": not cpu,  # TRL's default, and slow on a CPU
-        "gradient_checkpointing": False,  # TRL's default saves memory that small models do not need
+        _recompute(RewardConfig): False,  # TRL's default saves memory that small models do not need
         "dataloader_pin_memory": not cpu,
-        "report_to": "none",
+        "report_to": "tensorboard",
         "save_strategy": "no",
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.05,  # below 1: a share of the run
@@ -177,7 +184,7 @@ def save(
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.config.texts_begin_with = template_of(splits["train"])
     facts = {**(record or {}), "pairs": len(splits["train"]), "steps": trainer.state.global_step}
-    if "test" in splits:
+    if trainer.eval_dataset is not None:
         facts["held_out"] = {key: float(value) for key, value in trainer.evaluate().items()}
     with whole_folder(folder) as partial:
         model.save_pretrained(partial)
@@ -191,6 +198,25 @@ def template_of(rows: Dataset) -> str:
     """How every text begins if they are dialogues in the style of HH-RLHF, else nothing."""
     begins = pairs.HUMAN.rstrip()
     return begins if all(text.startswith(begins) for text in rows["chosen"]) else ""
+
+
+def _recompute(config: type) -> str:
+    """What recomputing activations is called: the name changes with transformers 6, and the old one warns."""
+    known = {field.name for field in fields(config)}
+    return next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in known)
+
+
+@contextlib.contextmanager
+def _errors_only() -> Iterator[None]:
+    """No report that the head is new: that is what was asked for."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def fingerprint(setup: Setup) -> str:
