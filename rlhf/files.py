@@ -6,6 +6,7 @@ Models, reports and notebooks are saved this way.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -43,6 +44,16 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def folder_mark(folder: Path) -> str | list:
+    """What tells this model or data folder from another: the fingerprint that :mod:`rlhf.build` left in it;
+    of a downloaded folder, its files and their sizes."""
+    try:
+        return json.loads((folder / "build.json").read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError):
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        return [[file.relative_to(folder).as_posix(), file.stat().st_size] for file in files]
 
 
 def whole_text(path: Path, text: str) -> Path:

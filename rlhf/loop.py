@@ -16,17 +16,23 @@ import torch
 from tqdm import tqdm
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
     from rlhf.ppo import LengthSampler, PPOTrainer
     from rlhf.profiles import Setup
 
 Reward = Callable[[Sequence[str]], torch.Tensor]  # texts (query + response) to scores, (B,)
 
 
-def build_trainer(setup: Setup, logs: Path, policy: Path | None = None, **changes: Any) -> PPOTrainer:
+def build_trainer(
+    setup: Setup, logs: Path, policy: Path | None = None, prompts: Dataset | None = None, **changes: Any
+) -> PPOTrainer:
     """A policy with a new value head, the profile's prompts and settings in a trainer.
 
     Args:
         logs: TensorBoard's folder. policy: a folder in the layout of the hub; by default the profile's.
+        prompts: as :func:`training_prompts` makes them, which is the default.
         changes: fields of ``PPOConfig`` that differ from the profile's.
 
     Raises:
@@ -34,14 +40,13 @@ def build_trainer(setup: Setup, logs: Path, policy: Path | None = None, **change
     """
     from transformers import AutoTokenizer
 
-    from rlhf.data import build_prompts, collator, load_reviews
-    from rlhf.ppo import AutoModelForCausalLMWithValueHead, LengthSampler, PPOConfig, PPOTrainer
+    from rlhf.data import collator
+    from rlhf.ppo import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer
 
-    folder, sizes = policy or setup.policy, setup.prompts
+    folder = policy or setup.policy
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    sampler = LengthSampler(sizes["min_tokens"], sizes["max_tokens"], seed=setup.seed)
-    prompts = build_prompts(load_reviews(setup.dataset, "train"), tokenizer, sampler, sizes["min_chars"])
+    prompts = training_prompts(setup, tokenizer) if prompts is None else prompts
     settings = {key: value for key, value in setup.ppo.items() if key != "steps"}
     settings |= {
         "seed": setup.seed,
@@ -51,6 +56,16 @@ def build_trainer(setup: Setup, logs: Path, policy: Path | None = None, **change
     config = PPOConfig(**(settings | changes))
     model = AutoModelForCausalLMWithValueHead.from_pretrained(folder, seed=setup.seed)
     return PPOTrainer(config, model, None, tokenizer, prompts, data_collator=collator)
+
+
+def training_prompts(setup: Setup, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """The openings of the training split's reviews, cut to the profile's lengths with its seed."""
+    from rlhf.data import build_prompts, load_reviews
+    from rlhf.ppo import LengthSampler
+
+    sizes = setup.prompts
+    sampler = LengthSampler(sizes["min_tokens"], sizes["max_tokens"], seed=setup.seed)
+    return build_prompts(load_reviews(setup.dataset, "train"), tokenizer, sampler, sizes["min_chars"])
 
 
 def response_lengths(setup: Setup) -> LengthSampler:

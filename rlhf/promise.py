@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf import loop
-from rlhf.files import whole_folder
+from rlhf.files import folder_mark, whole_folder
 from rlhf.rewards import SentimentReward
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def fingerprint(setup: Setup) -> str:
     sizes = [dict(part) for part in (setup.prompts, setup.response, setup.ppo)]
     files = sorted(file for pattern in TRAINS for file in CODE.glob(pattern))
     code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-    folders = [_folder_mark(path) for path in (setup.policy, setup.reward_model, setup.dataset)]
+    folders = [folder_mark(path) for path in (setup.policy, setup.reward_model, setup.dataset)]
     facts = [setup.profile, setup.seed, setup.device, steps(setup), sizes, folders, code]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -81,12 +81,3 @@ def _record(folder: Path) -> dict:
         return json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-
-
-def _folder_mark(folder: Path) -> str | list:
-    """The fingerprint that :mod:`rlhf.build` left; of a downloaded folder, its files and their sizes."""
-    try:
-        return json.loads((folder / "build.json").read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError):
-        files = sorted(file for file in folder.rglob("*") if file.is_file())
-        return [[file.relative_to(folder).as_posix(), file.stat().st_size] for file in files]

@@ -25,7 +25,7 @@ import torch
 from rlhf import pairs, profiles, rewards
 from rlhf.data import load_reviews
 from rlhf.errors import BadProfile
-from rlhf.files import whole_folder
+from rlhf.files import folder_mark, whole_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -224,18 +224,9 @@ def fingerprint(setup: Setup) -> str:
     code = [Path(module.__file__).read_bytes() for module in (pairs, rewards)]
     code.append(Path(__file__).read_bytes())
     digests = [hashlib.sha256(content).hexdigest() for content in code]
-    marks = [_folder_mark(folder) for folder in (setup.policy, setup.dataset)]
+    marks = [folder_mark(folder) for folder in (setup.policy, setup.dataset)]
     facts = [dict(sizes(setup)), setup.seed, setup.device, marks, digests]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _folder_mark(folder: Path) -> str | list:
-    """The fingerprint that :mod:`rlhf.build` left; of a downloaded folder, its files and their sizes."""
-    try:
-        return json.loads((folder / "build.json").read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError):
-        files = sorted(file for file in folder.rglob("*") if file.is_file())
-        return [[file.relative_to(folder).as_posix(), file.stat().st_size] for file in files]
 
 
 def _record(folder: Path) -> dict:

@@ -28,7 +28,7 @@ from torch import nn
 from rlhf import profiles
 from rlhf.data import LABEL_NAMES, load_reviews, plain_text
 from rlhf.errors import BadData, BadProfile
-from rlhf.files import whole_folder
+from rlhf.files import folder_mark, whole_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -243,7 +243,26 @@ def train_sft(
     config = make_config(setup.output / folder.name, sizes, seed=setup.seed, device=setup.device)
     trainer = make_trainer(model, tokenizer, rows, config, peft_config=peft_config)
     trainer.train()
-    return save(trainer, folder, which=which, profile=setup.profile, seed=setup.seed, sizes=sizes)
+    return save(trainer, folder, **_origin(setup, which, sizes))
+
+
+def reuse_or_train(setup: Setup) -> Path:
+    """``output/sft_1`` as it is if the same policy, reviews, sizes and seed made it; otherwise train it."""
+    folder = profiles.root() / "output" / "sft_1"
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        record = {}
+    origin = _origin(setup, "positive", lesson_sizes(setup.profile))
+    made_alike = all(record.get(key) == value for key, value in origin.items())
+    return folder if made_alike else train_sft(setup)
+
+
+def _origin(setup: Setup, which: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result depends on, as JSON holds it."""
+    facts = {"which": which, "profile": setup.profile, "seed": setup.seed, "sizes": dict(sizes)}
+    facts |= {"policy": folder_mark(setup.policy), "reviews": folder_mark(setup.dataset)}
+    return json.loads(json.dumps(facts))
 
 
 # ------------------------------------------------------------------------------------------------ measuring

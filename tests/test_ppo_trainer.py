@@ -307,6 +307,16 @@ def test_whitened_rewards_do_not_leak_into_padding():
         assert_close(batch.advantages_raw[i][live[i]], alone[0], atol=1e-5, rtol=1e-4)
 
 
+def test_advantages_stay_as_they_are_without_whitening():
+    trainer = tiny_trainer(whiten_advantages=False)
+    trainer.step(q, r, s)
+    batch = trainer.experience
+    live = batch.mask.bool()
+    assert_close(batch.advantages[live], batch.advantages_raw[live])
+    assert not batch.advantages[~live].any()
+    assert abs(batch.advantages[live].mean()) > 1e-3  # whitening would have centred them
+
+
 def test_scores_are_scaled_by_everything_seen_and_clipped():
     trainer = tiny_trainer(use_score_scaling=True, use_score_norm=True, score_clip=1.0)
     first, second = torch.stack(rollouts(seed=1)[2]) * 5, torch.stack(rollouts(seed=2)[2]) * 5 + 3

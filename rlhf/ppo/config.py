@@ -52,6 +52,7 @@ class PPOConfig:
     gamma: float = 1.0  # discount per token
     lam: float = 0.95  # GAE: 0 trusts the value head (one step), 1 trusts the sampled return
     whiten_rewards: bool = False  # rewards to variance 1 before GAE
+    whiten_advantages: bool = True  # mean 0 and variance 1 over the batch's response tokens; TRL always does
     use_score_scaling: bool = False  # divide scores by the standard deviation of all scores seen so far
     use_score_norm: bool = False  # with use_score_scaling: also subtract their mean
     score_clip: float | None = None  # clip (scaled) scores to [-c, c]

@@ -353,7 +353,8 @@ class PPOTrainer:
         experience.rewards_used, experience.values = rewards, values
         experience.advantages_raw = advantages
         experience.returns = losses.returns_from(advantages, values)
-        experience.advantages = losses.whiten(advantages, mask)
+        whitened = self.config.whiten_advantages
+        experience.advantages = losses.whiten(advantages, mask) if whitened else advantages * mask
 
     # ----------------------------------------------------------------------------------- optimisation
 
