@@ -26,7 +26,7 @@ LEFT, RIGHT = 2.35, 8.1  # centres of the two columns
 def draw(name: str) -> Figure:
     """The whole model on the left, from the ids upwards; one of its blocks on the right."""
     model = museum.build(name)
-    outline, steps = anatomy.outline(model), anatomy.first_block(model)[0]
+    outline, steps = anatomy.outline(model), museum.steps(name)
     facts, order = museum.facts(name), museum.block_order(name)
     groups = [(kind, list(parts)) for kind, parts in groupby(steps, key=lambda step: step.kind)]
     inside = sum(size(parts) + GAP for _, parts in groups) + 2 * GAP  # two additions
@@ -87,7 +87,8 @@ def block(axes, groups: list[tuple[str, list]], facts: anatomy.Anatomy, order: s
 def label(axes, kind: str, parts: list[anatomy.Step], facts: anatomy.Anatomy, y: float) -> None:
     """A heading, then one line per module: its name, its class, its widths."""
     heading = {"norm": parts[0].cls, "attention": f"attention: {facts.attention}"}
-    heading["ffn"] = f"GLU: {facts.activation}(gate) × up" if facts.gated else f"FFN: {facts.activation}"
+    activation = anatomy.ACTIVATIONS[facts.activation]
+    heading["ffn"] = f"GLU: {activation}(gate) × up" if facts.gated else f"FFN: {activation}"
     top = y + size(parts) - LINE / 2 - 0.06
     write(axes, RIGHT, top, heading[kind], size=NORMAL, ha="center", weight="bold")
     for line, step in enumerate(parts, 1):

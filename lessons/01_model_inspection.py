@@ -225,7 +225,7 @@ for name, exhibit in museum.exhibits().items():
         rest = exhibit.file["bytes"] - exhibit.published * exhibit.file["each"]
         print(f"{name:13} {exhibit.file['bytes']:>14,} bytes in the files, {rest:>10,} of them no parameters")
 masks = 12 * 1024 * 1024  # of GPT-2: one causal mask per layer
-print(f"GPT-2: {masks * 4:,} bytes are masks; {124_439_808 + masks:,} numbers in the file")
+print(f"GPT-2: {masks * 4:,} bytes are masks; {124_439_808 + masks:,} numbers in the file, and a header")
 
 # %% [markdown] tags=["zh"]
 # GPT-2 多出来一大块：旧文件里连因果掩码（每层一张 1024 × 1024 的表）也存了进去。所以同一个模型，网上能看到三个大小：论文写 117M（OpenAI 后来在仓库的 README 里承认数错了），实际是 124M，模型网站按文件里的数字个数显示成 137M。**看到“参数量”，先问是怎么数的。**
@@ -277,7 +277,7 @@ assert [step.path.split(".")[0] for step in steps if step.kind != "attention"] =
 
 # %%
 gpt2 = museum.build("gpt2")
-print(*anatomy.first_block(gpt2)[0], sep="\n")
+print(*museum.steps("gpt2"), sep="\n")
 print("pad token:", gpt2.config.pad_token_id, "· head tied:", anatomy.tied(gpt2))
 
 # %% [markdown] tags=["zh"]
@@ -399,7 +399,7 @@ print(inspect.getsource(chatglm.GLU))
 
 # %%
 for name in ("gpt2", "chatglm-6b", "chatglm2-6b", "llama-2-7b"):
-    up, down = anatomy.ffn_widths(anatomy.first_block(museum.build(name))[0])
+    up, down = anatomy.ffn_widths(museum.steps(name))
     print(f"{name:12} up {up:>6} · down {down:>6} · {'gated' if up == 2 * down else 'not gated'}")
 
 # %% [markdown] tags=["zh"]
@@ -511,14 +511,14 @@ axes.legend(ncols=6, loc="upper center", bbox_to_anchor=(0.45, 1.16), frameon=Fa
 plt.show()
 
 # %% [markdown] tags=["zh"]
-# 两条规律一眼就能看出来：模型越小，词嵌入占得越多（词表不会跟着变小）；块里面，前馈层比注意力大，带门又用分组查询的模型尤其明显。归一化几乎不占地方。
+# 两条规律一眼就能看出来：模型小了，词嵌入占的份额就大，因为词表不会跟着变小（OPT-350m 是例外，它的词嵌入只有 512 维）；块里面，前馈层比注意力大，带门又用分组查询的模型尤其明显。归一化几乎不占地方。
 #
 # ## 6 别人仓库里的代码：`trust_remote_code`
 #
 # 打开 ChatGLM-6B 的 `config.json`，里面有一段 `auto_map`，意思是：“要用我，请先运行我仓库里的这几个 Python 文件。”transformers 默认拒绝；加上 `trust_remote_code=True` 才会下载并**运行**它们。造一个这样的文件夹试试，里面的代码一旦运行就会留下痕迹：
 
 # %% [markdown] tags=["en"]
-# Two rules meet the eye: the smaller the model, the larger the share of the embedding (a vocabulary does not shrink along), and within the blocks the feed-forward layer is larger than attention, most of all with a gate and grouped queries. Norms take next to nothing.
+# Two rules meet the eye: in a small model the embedding has a large share, since the vocabulary does not shrink along (except in OPT-350m, whose embedding is 512 wide); and within the blocks the feed-forward layer is larger than attention, most of all with a gate and grouped queries. Norms take next to nothing.
 #
 # ## 6 Code from a repository: `trust_remote_code`
 #
@@ -600,14 +600,14 @@ memory.ledger(
 ).round(1)
 
 # %% [markdown] tags=["zh"]
-# 单位是 GiB，激活值另算。用 7B 的模型推理，一块 24 GB 的显卡就行；从头到尾地训练它，连 80 GB 的也装不下。LoRA 只训练旁边的小矩阵，冻结的部分只要权重，于是又装得下了。
+# 单位是 GiB，激活值另算。混合精度（bf16 加 fp32 主权重）并没有省下这部分内存，每个参数还是 16 字节；它省的是激活值和时间。用 7B 的模型推理，一块 24 GB 的显卡就行；从头到尾地训练它，连 80 GB 的也装不下。LoRA 只训练旁边的小矩阵，冻结的部分只要权重，于是又装得下了。
 #
 # ### 7.2 用真的模型核对
 #
 # 公式对不对，拿真的模型来量。复制一份这个配置的策略，做一步 Adam，再去数内存里的字节：
 
 # %% [markdown] tags=["en"]
-# The unit is GiB, without activations. Inference with a 7B model fits on a card of 24 GB; training all of it does not even fit on 80 GB. LoRA trains small matrices on the side only and needs nothing but the weights of what is frozen, so it fits again.
+# The unit is GiB, without activations. Mixed precision (bf16 with fp32 master weights) saves nothing here, it is 16 bytes per parameter again; what it saves is activations and time. Inference with a 7B model fits on a card of 24 GB; training all of it does not even fit on 80 GB. LoRA trains small matrices on the side only and needs nothing but the weights of what is frozen, so it fits again.
 #
 # ### 7.2 Checked on a real model
 #
@@ -716,14 +716,14 @@ for batch, length in ((2, 16), (4, 32), (8, 64)):
 pd.DataFrame(rows, columns=["batch", "tokens", "measured", "estimate", "ratio"]).round(2)
 
 # %% [markdown] tags=["zh"]
-# 比值在 1 附近，做规划够用了。（如果模型用的是 `gelu_new`，也就是原版 GPT-2 那种一步步算出来的 GELU，每一步都要留下中间结果，估计就会偏低；训练时有 dropout 也一样。）
+# 比值在 1 附近，做规划够用了。激活函数怎么写也有关系：原版 GPT-2 的 `gelu_new` 一步步地算，每一步都留下中间结果，占的内存是融合版 `gelu_pytorch_tanh` 的两倍半，算出来的数却一样。
 #
 # ### 7.5 与 Accelerate 对照
 #
 # Accelerate 也有一个估算器。它给的总量，就是权重加上缓冲区（buffer，比如 RoPE 的频率表）：
 
 # %% [markdown] tags=["en"]
-# The ratio is around 1, good enough for planning. (With `gelu_new`, the original GPT-2's GELU that is computed step by step, every step keeps its intermediate result and the estimate comes out too low; dropout in training does the same.)
+# The ratio is around 1, good enough for planning. Even the way an activation function is written matters: `gelu_new` of the original GPT-2 goes step by step and every step keeps its result, two and a half times as much as the fused `gelu_pytorch_tanh`, for the same numbers.
 #
 # ### 7.5 Compared with Accelerate
 #
@@ -848,14 +848,19 @@ table = F.normalize(policy.transformer.wpe.weight.detach().cpu(), dim=-1)  # (P,
 alike = table @ table.T  # (P, P)
 figure, axes = plt.subplots(figsize=(4, 3.2), layout="constrained")
 image = axes.imshow(alike, cmap="RdBu", vmin=-1, vmax=1)
+axes.grid(False)
 axes.set(title="cosine similarity of position vectors", xlabel="position", ylabel="position")
 figure.colorbar(image)
 plt.show()
 next_to = alike.diagonal(1)  # (P-1,): every position with its successor
 known = (next_to > 0.5).nonzero()
 last = int(known.max()) + 1 if len(known) else 0
-print(f"neighbouring positions resemble each other up to position {last} of {len(table) - 1}")
-print("behind it they are still random: no text in training was longer" if last < len(table) - 2 else "")
+print(f"neighbouring positions resemble each other up to position {last} of {len(table) - 1}", end="; ")
+print(
+    "the rest are still random: no text in training was longer"
+    if last < len(table) - 2
+    else "all are trained"
+)
 
 # %% [markdown] tags=["zh"]
 # 相邻的位置彼此相像，这是训练出来的：一开始每一行都是随机的。如果图的右下角只剩一条对角线，那些位置就从来没有训练过。配置里写着能读这么长，**权重却说没读过这么长**：模型的说明书和它的经历是两回事。生成时走到那里，写出来的东西就不可靠了。
@@ -880,7 +885,7 @@ untrained.model = type(reward_model.model)(reward_model.model.config).to(setup.d
 for name, judge in (("random weights", untrained), ("trained", reward_model)):
     score = judge([data.plain_text(text) for text in test["text"]])  # (200,)
     right = ((score > score.median()) == (label == 1)).float().mean()
-    print(f"{name:15} spread of scores {score.std():.3f}, order agrees with the label in {right:.0%}")
+    print(f"{name:15} spread of scores {score.std():.2g}, order agrees with the label in {right:.0%}")
 
 # %% [markdown] tags=["zh"]
 # 两行几乎相反：交叉熵只关心两个 logit 的差，训练就把它们推向了两边。随机权重的奖励模型也会打分，只是分数几乎不动，和褒贬无关。（这里以分数的中位数为界。）
@@ -943,23 +948,27 @@ best = result.table.loc[result.table["reward (random)"].idxmax()]
 print(
     f"the best gibberish scores {best['reward (random)']:+.2f}: {best['query']}{best['response (random)']!r}"
 )
+below = (result.table["reward (trained)"] < best["reward (random)"]).mean()
+above = (result.table["reward (random)"] > result.table["reward (trained)"].median()).mean()
+print(f"which is more than {below:.0%} of the trained texts get")
+print(f"{above:.0%} of the gibberish scores above the median trained text; 50% would mean: no difference")
 
 # %% [markdown] tags=["zh"]
-# 这张表该让人警觉。一边是通顺的影评，一边是乱码，奖励模型给的平均分却相差不大；乱码里的高分，比大多数像样的句子还高。distinct-2 甚至是乱码更高。
+# 先看最后一行的百分比：奖励模型要是认得出乱码，它应该接近 0；要是完全分不出，就是 50%。再看那段得分最高的乱码，它凭什么拿高分？不过是碰巧含有几个好词。distinct-2 也帮不上忙：乱码的词组几乎从不重复，它反而满分。
 #
 # 原因很简单：奖励模型只学过分辨影评的褒贬，从没见过乱码，也没有人问过它“这像不像话”。**分数回答的是它被训练去回答的问题，不是你心里想的那个问题。** 这就是为什么后面每张表都要同时看 KL 和多样性，为什么 PPO 要有参考模型拉住策略。
 #
 # 那么有没有一个数，能把两者分开？有，语言模型自己的困惑度（perplexity）：给它读真的影评，看它有多意外。
 
 # %% [markdown] tags=["en"]
-# This table should make you wary. On one side readable reviews, on the other gibberish, and the reward model's mean scores are not far apart; some gibberish scores higher than most decent sentences. Even distinct-2 favours the gibberish.
+# Look at the percentage in the last line: if the reward model recognised gibberish, it would be near 0; if it could not tell at all, 50%. Then look at the gibberish with the highest score: what has earned it? A few kind words that happened to be in it. Nor does distinct-2 help: gibberish hardly ever repeats a pair of words and gets full marks.
 #
 # The reason is simple: the reward model has learnt to tell praise from complaint in reviews; it has never seen gibberish, and nobody ever asked it whether a text makes sense. **A score answers the question that it was trained on, not the one in your head.** That is why all later tables show KL and diversity beside the score, and why PPO has a reference model to hold the policy back.
 #
 # Is there a number that tells the two apart? Yes, the perplexity of the language model itself: let it read real reviews, and see how surprised it is.
 
 # %%
-ids = [tokenizer(text)["input_ids"][:48] for text in test["text"]]
+ids = tokenizer(test["text"], truncation=True, max_length=48)["input_ids"]
 ids = torch.tensor([row for row in ids if len(row) == 48][:100], device=setup.device)  # (B, T)
 perplexity = {}
 for name, model in (("random", random), ("trained", policy)):
@@ -979,7 +988,7 @@ assert perplexity["trained"] < perplexity["random"] / 2
 # - 名字会骗人（`GLU` 不带门，`multi_query` 是 GQA，OPT-350m 不像 OPT）；宽度、缓存的形状、放大实验不会。
 # - 内存：训练是每个参数 16 字节（fp32），生成看键值缓存，而缓存只看有几个**键值**头。
 # - 权重会说话：位置表说出训练时读过多长，词嵌入说出它学的是用法，不是褒贬。
-# - 奖励模型分不出乱码：分数只在它见过的那种文本上有意义。
+# - 奖励模型没学过什么是乱码：分数只在它见过的那种文本上有意义。
 
 # %% [markdown] tags=["en"]
 # The random model's perplexity is as large as the vocabulary: it guesses among all tokens. The trained one hesitates between a few dozen or fewer.
@@ -991,7 +1000,7 @@ assert perplexity["trained"] < perplexity["random"] / 2
 # - Names deceive (`GLU` has no gate, `multi_query` is GQA, OPT-350m is unlike OPT); widths, the shape of the cache and the experiment with the factor do not.
 # - Memory: training takes 16 bytes per parameter (fp32); generation depends on the KV cache, and that on the heads for **keys and values**.
 # - Weights talk: the table of positions says how long the texts in training were, the embedding that it learnt usage and not praise.
-# - The reward model cannot tell gibberish: a score means something only on the kind of text that it has seen.
+# - Nobody taught the reward model what gibberish is: a score means something only on the kind of text it has seen.
 
 # %% [markdown] tags=["zh"]
 # ## 11 练习

@@ -59,8 +59,9 @@ class Anatomy:
         parameters: all of them, tied weights once.
         layers, hidden, heads: as usual. kv_heads: heads that have keys and values of their own.
         head_dim: width of one head. ffn: width between the two ways of a feed-forward layer.
-        gated: whether that layer multiplies two projections. activation: the function in between.
-        norm: LayerNorm or RMSNorm. vocab: width of the logits; 0 without a language-model head.
+        gated: whether that layer multiplies two projections. activation: the function in between, by the
+            name of its class. norm: LayerNorm or RMSNorm.
+        vocab: width of the logits; 0 without a language-model head.
         cached: whether generation keeps keys and values.
     """
 
@@ -92,7 +93,11 @@ class Anatomy:
             NoTransformer: there is no list of blocks in it.
         """
         model = getattr(model, "pretrained_model", model)  # with a value head
-        steps, result = first_block(model)
+        return cls.read(model, *first_block(model))
+
+    @classmethod
+    def read(cls, model: nn.Module, steps: Sequence[Step], result: object) -> Anatomy:
+        """The same from a pass that was made already: what :func:`first_block` returned."""
         up, down = ffn_widths(steps)
         hidden, heads = model.config.hidden_size, model.config.num_attention_heads
         keys = _keys(result)  # (1, kv_heads, 2, head_dim), or None
@@ -238,9 +243,8 @@ def ffn_widths(steps: Sequence[Step]) -> tuple[int, int]:
 
 
 def activation(steps: Sequence[Step]) -> str:
-    """The activation function of the feed-forward layer, by the name that papers use."""
-    classes = [step.cls for step in steps if step.kind == "ffn"]
-    return next((ACTIVATIONS[name] for name in classes if name in ACTIVATIONS), "?")
+    """The class of the activation function of the feed-forward layer; :data:`ACTIVATIONS` knows its name."""
+    return next((step.cls for step in steps if step.kind == "ffn" and step.cls in ACTIVATIONS), "?")
 
 
 def norm(steps: Sequence[Step]) -> str:

@@ -26,6 +26,7 @@ from rlhf.errors import CourseError
 
 BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "int8": 1.0, "int4": 0.5}
 GIB = 2**30
+KEPT = {"ReLU": 1, "NewGELUActivation": 5}  # inner widths that stay for the backward pass; a fused GELU: 2
 
 
 class BadPlan(CourseError, ValueError):
@@ -98,17 +99,17 @@ def activations(
     """Roughly what one forward pass keeps for the backward pass: inputs of the operations, per token.
 
     Per layer: two norms (input and output, and one more copy in RMSNorm), queries, keys, values, the output
-    of attention, and the inner width of the feed-forward layer: once for ReLU, twice for a fused GELU, four
-    times with a gate. ``attention="eager"`` adds the matrix of attention weights; ``checkpointing`` keeps
-    the input of each block only, and one block at a time in full. On top, one row of logits per token.
+    of attention, and the inner width of the feed-forward layer: once for ReLU, twice for a fused GELU, five
+    times for one written out op by op (``gelu_new``, the original GPT-2's), four times with a gate.
+    ``attention="eager"`` adds the matrix of attention weights; ``checkpointing`` keeps the input of each
+    block only, and one block at a time in full. On top, one row of logits per token.
 
-    Left out: dropout masks, an activation function written out op by op (GPT-2's ``gelu_new`` keeps more
-    than twice as much as the fused one), and the gradient of the logits while it exists. Counted the way of
-    Korthikanti et al. 2022, section 4.
+    Left out: dropout masks, and the gradient of the logits while it exists. Counted the way of Korthikanti
+    et al. 2022, section 4.
     """
     hidden, keys = model.hidden, model.kv_heads * model.head_dim
     norms = (6 if model.norm == "RMSNorm" else 4) * hidden
-    inner = (4 if model.gated else 1 if model.activation == "ReLU" else 2) * model.ffn
+    inner = (4 if model.gated else KEPT.get(model.activation, 2)) * model.ffn
     per_layer = norms + 2 * model.heads * model.head_dim + 2 * keys + inner
     if attention == "eager":
         per_layer += model.heads * tokens

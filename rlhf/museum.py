@@ -121,9 +121,19 @@ def _shown(name: str) -> nn.Module:
 
 
 @functools.cache
+def _passed(name: str) -> tuple[list[anatomy.Step], object]:
+    return anatomy.first_block(_shown(name))
+
+
+def steps(name: str) -> list[anatomy.Step]:
+    """What the first block of an exhibit calls, in calling order; measured once, in full size."""
+    return list(_passed(name)[0])
+
+
+@functools.cache
 def facts(name: str) -> anatomy.Anatomy:
-    """The numbers of an exhibit in full size; measured once."""
-    return anatomy.Anatomy.of(_shown(name))
+    """The numbers of an exhibit, in full size; measured once."""
+    return anatomy.Anatomy.read(_shown(name), *_passed(name))
 
 
 def block_order(name: str) -> str:
@@ -134,10 +144,10 @@ def block_order(name: str) -> str:
     behind that norm, as in DeepNorm.
     """
     model = build(name, small=True)
-    steps, _ = anatomy.first_block(model)
     if anatomy.highway(model) > 30:
         return "pre-LN"
-    return "post-LN (DeepNorm)" if steps[0].kind == "norm" else "post-LN"
+    first = anatomy.first_block(model)[0][0]
+    return "post-LN (DeepNorm)" if first.kind == "norm" else "post-LN"
 
 
 def describe(name: str) -> dict[str, str]:
@@ -151,7 +161,7 @@ def describe(name: str) -> dict[str, str]:
         "position": anatomy.positions(model, measured.head_dim),
         "attention": measured.attention,
         "FFN or GLU": f"{'GLU' if measured.gated else 'FFN'} ({measured.hidden} → {measured.ffn})",
-        "activation": measured.activation,
+        "activation": anatomy.ACTIVATIONS.get(measured.activation, measured.activation),
         "tied head": {True: "yes", False: "no", None: "no LM head"}[shared],
         "pad token": "none" if pad is None else str(pad),
     }
