@@ -15,7 +15,7 @@
 #
 # | 配置（profile） | 硬件 | 时间 |
 # |---|---|---|
-# | `offline`（默认） | 2 个 CPU 核 | 大约 2 分钟，不联网 |
+# | `offline`（默认） | 2 个 CPU 核 | 大约 4 分钟，不联网 |
 # | `imdb` | 2 个 CPU 核，或一块 GPU | CPU 上要几十分钟 |
 # | `full` | 一块 GPU | 公开的同类运行用了 35 分 19 秒（A800-80GB，占显存 10,097 MiB） |
 #
@@ -30,7 +30,7 @@
 #
 # | profile | hardware | time |
 # |---|---|---|
-# | `offline` (default) | 2 CPU cores | about 2 minutes, no network |
+# | `offline` (default) | 2 CPU cores | about 4 minutes, no network |
 # | `imdb` | 2 CPU cores, or one GPU | tens of minutes on the CPU |
 # | `full` | one GPU | a published run of this kind took 35 min 19 s (A800-80GB, 10,097 MiB of its memory) |
 #
@@ -55,7 +55,7 @@ from IPython.display import display
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlhf import data, sampling
+from rlhf import data, loop, sampling
 from rlhf.ppo import (
     AdaptiveKLController,
     AutoModelForCausalLMWithValueHead,
@@ -759,25 +759,250 @@ for name, table in (("16 queries", first), (f"{len(result.table)} queries", resu
     print(f"{name:>11}: gain {mean:+.2f}, 95% interval [{low:+.2f}, {high:+.2f}], width {high - low:.2f}")
 
 # %% [markdown] tags=["zh"]
-# ## 11 小结
+# ## 11 停下来，再接着跑
+#
+# 真正的训练要跑几个小时，中途总会断。只存权重是不够的：优化器的动量、$\beta$、随机数的状态、数据读到了哪里，少了哪一样，接着跑的就是**另一次**训练。`save_state` 把它们都存下来，`load_state` 读回来。
+#
+# 怎么知道什么都没漏？同样的训练做两遍，一遍一口气跑完 4 步，一遍跑 2 步就扔掉，换一个全新的训练器接着跑，再逐个参数比较：
+
+# %% [markdown] tags=["en"]
+# ## 11 Stop, and go on
+#
+# A real training takes hours, and something always comes in between. Saving the weights is not enough: the optimiser's moments, $\beta$, the random states, the place among the prompts; leave one out, and what goes on is **another** run. `save_state` keeps them all, `load_state` brings them back.
+#
+# How do we know that nothing was forgotten? Do the same run twice: once 4 steps in one go; once 2 steps, thrown away, and continued by a brand-new trainer. Then compare every parameter:
+
+# %%
+small = {"batch_size": 16, "mini_batch_size": 16, "log_with": "none"}
+
+
+def go_on(until, state=None):
+    """A new trainer, continued from ``state`` if there is one, trained until step ``until``."""
+    trainer = loop.build_trainer(setup, setup.output / "resume", prompts=dataset, **small)
+    lengths = loop.response_lengths(setup)
+    if state is not None:
+        trainer.load_state(state, extra={"lengths": lengths})
+    loop.run(trainer, reward_model, lengths, until, title=f"to step {until}")
+    return trainer, lengths
+
+
+# %%
+unbroken, _ = go_on(4)
+broken, lengths_drawn = go_on(2)
+state = broken.save_state(setup.output / "resume" / "states", extra={"lengths": lengths_drawn})
+resumed, _ = go_on(4, state)
+pairs = list(zip(unbroken.model.parameters(), resumed.model.parameters(), strict=True))
+print(
+    f"{state.name}: {sum(torch.equal(a, b) for a, b in pairs)} of {len(pairs)} parameters are equal, bit for bit"
+)
+assert setup.device != "cpu" or all(torch.equal(a, b) for a, b in pairs)
+
+# %% [markdown] tags=["zh"]
+# 在 CPU 上逐位相等。（GPU 上有些运算的累加顺序不固定，同一次训练跑两遍也会差一点点。）
+#
+# ## 12 把整条链接起来：自己的 SFT，自己的奖励模型
+#
+# 到这里用的都是配置里现成的模型。RLHF 的完整流程却是自己走完三步：第 04 课的 `output/sft_1` 做起点，第 05 课从偏好对里学出来的 `output/rm_2` 打分，PPO 训练。两者按名字查找；还没有的，就地训练一次（相当于先运行第 04、05 课里训练的那一步）。
+
+# %% [markdown] tags=["en"]
+# Bit for bit, on a CPU. (On a GPU some sums have no fixed order, and the same run done twice differs a little.)
+#
+# ## 12 The whole chain: our own SFT, our own reward model
+#
+# So far the models came ready-made with the profile. RLHF in full takes all three steps itself: `output/sft_1` of lesson 04 is where we start, `output/rm_2`, which lesson 05 learnt from preference pairs, gives the scores, and PPO trains. Both are found by name; what is missing is trained on the spot, once (the training step of lessons 04 and 05).
+
+# %%
+from rlhf import reward_model as step_2
+from rlhf import sft as step_1
+from rlhf.rewards import PairwiseReward
+
+sft_1, rm_2 = step_1.reuse_or_train(setup), step_2.reuse_or_train(setup)
+own_reward = PairwiseReward(rm_2, setup.device)
+for text in ("this movie was really bad!!", "this movie was really good!!"):
+    print(f"{own_reward([text]).item():6.2f}  {text}")
+
+# %%
+chain_sizes = dict(setup.sizes["chain"])
+chain_steps = chain_sizes.pop("steps")
+chain = loop.build_trainer(setup, setup.output / "runs" / "chain", sft_1, dataset, **chain_sizes)
+chain_history = loop.run(chain, own_reward, loop.response_lengths(setup), chain_steps, title="own chain")
+
+# %% [markdown] tags=["zh"]
+# 训练用的是 `rm_2` 的分数。**情感分类器这次一点没有参与**，正好请它来当评委：如果连它也觉得变好了，学到的就不只是 `rm_2` 的口味。
+
+# %% [markdown] tags=["en"]
+# The scores that trained it are those of `rm_2`. **The sentiment classifier took no part this time**, which makes it a good judge: if it sees an improvement as well, more was learnt than the taste of `rm_2`.
+
+# %%
+own_before = evaluate.respond(chain.ref_model, tokenizer, prompts, lengths, seed=setup.seed)
+own_after = evaluate.respond(chain.policy, tokenizer, prompts, lengths, seed=setup.seed)
+own = evaluate.compare(
+    prompts,
+    own_before,
+    own_after,
+    tokenizer,
+    own_reward,
+    judge=reward_model,
+    judge_name="sentiment classifier",
+    kl=evaluate.response_kl(chain.policy, chain.ref_model, own_after),
+    shown=8,
+    title="SFT, then PPO on our own reward model",
+    names=("SFT", "PPO"),
+    meta=report.run_meta(setup, started),
+)
+own.save(setup.output / "chain")
+own
+
+# %%
+assert own.gain[1] > 0, "PPO did not raise the score it was trained on"
+assert own.judge_gain[1] > 0, "the judge that took no part sees no gain"
+print(own.summary())
+
+# %% [markdown] tags=["zh"]
+# ## 13 失败实验室
+#
+# 知道怎样算“跑坏了”，比跑好一次更有用。下面每次只改一个设置，其余不变，跑很短的几步（批量小，学习率大，让毛病快点露出来），最后和不改的对照组（control）比较。
+#
+# | 实验 | 改了什么 |
+# |---|---|
+# | `no penalty` | $\beta = 0$，离参考模型多远都不用付代价 |
+# | `heavy penalty` | $\beta = 5$，一步也舍不得离开 |
+# | `no whitening` | 优势不做白化 |
+# | `no value loss` | 价值损失的权重是 0，价值头永远不学 |
+# | `20 epochs` | 同一批回复反复用 20 遍 |
+# | `20 epochs, brake` | 同上，但走得太远就提前停止（early stopping） |
+#
+# **先预测，再运行**：和对照组相比，每个实验的分数和 KL 会更高还是更低？把猜测写下来，练习 5 会问。
+
+# %% [markdown] tags=["en"]
+# ## 13 A lab of failures
+#
+# To know what going wrong looks like is worth more than one run that goes well. Each run below changes one setting, leaves the rest alone and takes only a few steps (a small batch and a large learning rate, so that faults show soon); at the end it is compared with the control, which changes nothing.
+#
+# | run | what is changed |
+# |---|---|
+# | `no penalty` | $\beta = 0$: going away from the reference costs nothing |
+# | `heavy penalty` | $\beta = 5$: no step away is worth its price |
+# | `no whitening` | the advantages are left as they are |
+# | `no value loss` | the value loss has weight 0: the value head never learns |
+# | `20 epochs` | the same batch of responses is used 20 times over |
+# | `20 epochs, brake` | the same with early stopping: a step ends when it has gone too far |
+#
+# **Predict, then run**: will score and KL of each run be higher or lower than those of the control? Write your guesses down; exercise 5 asks for them.
+
+# %%
+lab = {
+    "control": {},
+    "no penalty": {"init_kl_coef": 0.0, "adap_kl_ctrl": False},
+    "heavy penalty": {"init_kl_coef": 5.0, "adap_kl_ctrl": False},
+    "no whitening": {"whiten_advantages": False},
+    "no value loss": {"vf_coef": 0.0},
+    "20 epochs": {"ppo_epochs": 20},
+    "20 epochs, brake": {"ppo_epochs": 20, "early_stopping": True, "target_kl": 0.1},
+}
+lab_sizes = dict(setup.sizes["lab"])
+lab_steps = lab_sizes.pop("steps")
+lab_prompts, lab_lengths = prompts.select(range(min(64, len(prompts)))), lengths[:64]
+
+
+# %%
+def experiment(name):
+    """Train one run of the lab; its curves as a table, and what it writes on held-out prompts."""
+    settings = lab_sizes | lab[name] | {"log_with": "none"}
+    trainer = loop.build_trainer(setup, setup.output / "lab", prompts=dataset, **settings)
+    rows = loop.run(trainer, reward_model, loop.response_lengths(setup), lab_steps, title=name)
+    written = evaluate.respond(trainer.policy, tokenizer, lab_prompts, lab_lengths, seed=setup.seed)
+    kl = evaluate.response_kl(trainer.policy, trainer.ref_model, written).mean().item()
+    return pd.DataFrame(rows), written.texts(tokenizer), kl
+
+
+runs = {name: experiment(name) for name in lab}
+
+# %%
+rows = {}
+for name, (curve, texts, kl) in runs.items():
+    scores = reward_model([q + r for q, r in zip(lab_prompts["query"], texts, strict=True)])
+    rows[name] = {"score": scores.mean().item(), "KL": kl, "distinct-2": report.distinct_n(texts)}
+    tail = curve.tail(3).mean(numeric_only=True)
+    rows[name] |= {"clipfrac": tail["ppo/policy/clipfrac"], "value explained": tail["ppo/val/var_explained"]}
+failures = pd.DataFrame(rows).T
+failures.round(2)
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+for axis, key in zip(axes, ("env/reward_mean", "objective/kl"), strict=True):
+    for style, (name, (curve, _, _)) in zip(
+        ("-", "--", ":", "-.", "-", "--", ":"), runs.items(), strict=True
+    ):
+        axis.plot(curve[key], style, label=name, lw=2.5 if name == "control" else 1.3)
+    axis.set(xlabel="step", title=key)
+axes[1].legend(fontsize=7)
+plt.show()
+
+# %% [markdown] tags=["zh"]
+# 数字之外，读几条。没有惩罚的那一次，分数可能是全场最高的；看看它写了什么：
+
+# %% [markdown] tags=["en"]
+# Besides the numbers, read a few. The run without a penalty may have the highest score of all; look at what it writes:
+
+# %%
+for row in range(6):
+    print(repr(lab_prompts["query"][row]))
+    for name in ("control", "no penalty", "heavy penalty"):
+        print(f"    {name:>13}: {runs[name][1][row]!r}")
+
+# %%
+assert failures["KL"]["no penalty"] > failures["KL"]["control"] > failures["KL"]["heavy penalty"]
+assert failures["clipfrac"]["20 epochs"] > failures["clipfrac"]["control"]
+favourite = Counter(" ".join(runs["no penalty"][1]).split()).most_common(3)
+print("what the run without a penalty likes to write:", favourite)
+
+# %% [markdown] tags=["zh"]
+# 怎么读这张表：
+#
+# - `no penalty`：KL 一路上涨，distinct-2 往下掉。分数是真的涨了，句子却越来越像口头禅：这就是**奖励黑客**。只看分数，它是冠军。
+# - `heavy penalty`：安全，但几乎没学到东西。$\beta$ 是在这两头之间选的。
+# - `no whitening`：Adam 会自己调整梯度的尺度，所以常常看不到灾难；少掉的是“减去均值”：一批回复里谁比平均好、谁比平均差，不再是一半对一半。
+# - `no value loss`：价值头一直是随机的，`value explained` 起不来，优势里的噪声没人替它减掉。短短几步看不出分数的差别，长跑才吃亏。
+# - `20 epochs`：clipfrac 高，同一批数据榨得太狠，策略早已不是写下这些回复的那个自己。刹车（`brake`）让多余的几遍提前结束。
+#
+# 这些都是一个种子的短跑，数字会随种子变；断言里只写了道理上必然的两条。
+
+# %% [markdown] tags=["en"]
+# How to read the table:
+#
+# - `no penalty`: the KL keeps climbing, distinct-2 falls. The score did rise, but sentences turn into a tic: this is **reward hacking**. By the score alone, it is the champion.
+# - `heavy penalty`: safe, and next to nothing is learnt. $\beta$ is chosen between these two ends.
+# - `no whitening`: Adam rescales gradients by itself, so often there is no disaster to see. What is lost is the subtraction of the mean: who is better than average in the batch and who is worse no longer balances.
+# - `no value loss`: the value head stays random, `value explained` never rises, and nobody takes the noise out of the advantages. A few steps hide it; a long run pays for it.
+# - `20 epochs`: a high clipfrac; one batch is squeezed too hard, and the policy has long ceased to be the one that wrote these responses. Early stopping (`brake`) ends the superfluous passes.
+#
+# These are short runs with one seed, and the figures change with it; the assertions state only the two that have to be.
+
+# %% [markdown] tags=["zh"]
+# ## 14 小结
 #
 # - 一步 PPO = 采样、评估、优化；四个角色里只有策略和价值头在学。
 # - 一条文本一个分数，变成每个词元的奖励（扣掉 $\beta\cdot$KL），再变成优势，再变成裁剪后的损失。
 # - 分数是拿 KL 换来的：永远把两者放在一起看。
 # - “有用”要用留出提示、配对增益、区间、第二位评委来说，不能只给一条上升的训练曲线。
 # - 奖励模型的漏洞就是策略的目标；上面的词频表显示它究竟学了什么。
+# - 存下完整的状态，断了也能逐位接上；自己的 SFT 和奖励模型接起来，没参与训练的评委也说变好了。
+# - 每一种跑坏的样子，都在某条曲线上看得见：KL、clipfrac、distinct-2 要和分数一起看。
 
 # %% [markdown] tags=["en"]
-# ## 11 Summary
+# ## 14 Summary
 #
 # - A step of PPO is rollout, evaluation, optimisation; of the four roles only the policy and the value head learn.
 # - One score per text becomes a reward per token (less $\beta\cdot$KL), then an advantage, then a clipped loss.
 # - The score is bought with KL: always look at both.
 # - "It works" takes held-out queries, a paired gain, an interval and a second judge; a rising training curve is not enough.
 # - The holes of the reward model are what the policy aims at; the table of words shows what it really learnt.
+# - With its whole state saved, a run goes on bit for bit; and with our own SFT and reward model, a judge that took no part still sees the gain.
+# - Every way of going wrong shows on some curve: watch KL, clipfrac and distinct-2 along with the score.
 
 # %% [markdown] tags=["zh"]
-# ## 12 练习
+# ## 15 练习
 #
 # 把 `...` 换成你的答案再运行，批改结果马上出现。每题后面藏着一个参考答案，点开就能看。
 #
@@ -786,7 +1011,7 @@ for name, table in (("16 queries", first), (f"{len(result.table)} queries", resu
 # KL 的税率 $\beta$ 会自己调整。假设训练一开始 $\beta = 0.2$，目标是 6，每批 128 条，`horizon` 是 10,000，而 KL 在全部 184 步里始终远高于目标。最后 $\beta$ 是多少？先读下面的控制器，用纸笔或计算器算，误差在 1% 以内就算对。
 
 # %% [markdown] tags=["en"]
-# ## 12 Exercises
+# ## 15 Exercises
 #
 # Replace `...` with your answer and run the cell; it is graded at once. A solution is hidden after each exercise; click to open it.
 #
@@ -893,33 +1118,35 @@ print(f"mean policykl above 1.5 × 0.01 in {stops} of {len(log)} steps of this r
 checks.e07_4(solution_4).must_pass()
 
 # %% [markdown] tags=["zh"]
-# ### 练习 5
+# ### 练习 5（先预测，再对照第 13 节）
 #
-# 写出 distinct-2：把所有文本放在一起，不同的二元词组（相邻的两个词，按空白切分）的个数除以二元词组的总数。一个词组不能跨过两条文本。
+# 和对照组相比，下面四个量是更高（`"higher"`）还是更低（`"lower"`）？凭道理回答，不要看表；答完再和第 13 节的表对照。
 
 # %% [markdown] tags=["en"]
-# ### Exercise 5
+# ### Exercise 5 (predict, then compare with section 13)
 #
-# Write distinct-2: over all texts together, the number of different word pairs (neighbours, split at white space) divided by the number of all word pairs. A pair must not cross from one text into the next.
-
+# Compared with the control, is each of these four higher (`"higher"`) or lower (`"lower"`)? Answer by reasoning, not by the table; then look at the table of section 13.
 
 # %% tags=["exercise"]
-def distinct_2(texts): ...  # your code
-
-
-checks.e07_5(distinct_2)
-
+forecast = {
+    "no penalty: KL": ...,
+    "heavy penalty: score": ...,
+    "20 epochs: clipfrac": ...,
+    "no value loss: value explained": ...,
+}
+checks.e07_5(forecast)
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
-def solution_5(texts):
-    pairs = [pair for text in texts for pair in zip(text.split(), text.split()[1:], strict=False)]
-    return len(set(pairs)) / len(pairs)
-
-
+solution_5 = {
+    "no penalty: KL": "higher",  # nothing holds the policy back
+    "heavy penalty: score": "lower",  # any gain costs more than it brings
+    "20 epochs: clipfrac": "higher",  # the policy moves far from the one that wrote the batch
+    "no value loss: value explained": "lower",  # a head that never learns explains nothing
+}
 checks.e07_5(solution_5).must_pass()
 
 # %% [markdown] tags=["zh"]
-# ## 13 延伸阅读
+# ## 16 延伸阅读
 #
 # - Ziegler et al. 2019，[Fine-Tuning Language Models from Human Preferences](https://arxiv.org/abs/1909.08593)：这一课的任务、KL 惩罚和自适应的 $\beta$ 都出自这里。
 # - Schulman et al. 2017，[Proximal Policy Optimization Algorithms](https://arxiv.org/abs/1707.06347)：PPO 的原论文，裁剪的公式是其中的式 7。
@@ -930,7 +1157,7 @@ checks.e07_5(solution_5).must_pass()
 # - 经典的 notebook：[gpt2-sentiment.ipynb](https://github.com/huggingface/trl/blob/v0.11.4/examples/notebooks/gpt2-sentiment.ipynb)（TRL 0.11.4），以及它训练出的 [lvwerra/gpt2-imdb-pos-v2](https://huggingface.co/lvwerra/gpt2-imdb-pos-v2)。
 
 # %% [markdown] tags=["en"]
-# ## 13 Further reading
+# ## 16 Further reading
 #
 # - Ziegler et al. 2019, [Fine-Tuning Language Models from Human Preferences](https://arxiv.org/abs/1909.08593): the task of this lesson, the KL penalty and the adaptive $\beta$ come from here.
 # - Schulman et al. 2017, [Proximal Policy Optimization Algorithms](https://arxiv.org/abs/1707.06347): the paper on PPO; clipping is its equation 7.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf import checks, report
+from rlhf import checks
 from rlhf.checks import verdict as frame
 from rlhf.checks.verdict import Wrong, explain
 
@@ -63,9 +63,12 @@ def by_label(output):
     return next(item["score"] for item in output if item["label"] == "POSITIVE")
 
 
-def bigrams(texts):
-    return [pair for text in texts for pair in zip(text.split(), text.split()[1:], strict=False)]
-
+FORECAST = {
+    "no penalty: KL": "higher",
+    "heavy penalty: score": "lower",
+    "20 epochs: clipfrac": "higher",
+    "no value loss: value explained": "lower",
+}
 
 RIGHT = [
     ("e00_1", (ROLES,)),
@@ -89,8 +92,8 @@ RIGHT = [
     ("e07_4", (lambda kl, target: kl > 1.5 * target,)),
     ("e07_4", (lambda kl, target: float(kl) / target > 1.5,)),
     ("e07_4", (lambda kl, target: int(kl > 1.5 * target),)),
-    ("e07_5", (lambda texts: len(set(bigrams(texts))) / len(bigrams(texts)),)),
-    ("e07_5", (report.distinct_n,)),
+    ("e07_5", (FORECAST,)),
+    ("e07_5", ({key: value.upper() for key, value in FORECAST.items()},)),
 ]
 
 WRONG = [
@@ -134,10 +137,13 @@ WRONG = [
     ("e07_4", (lambda kl, target: kl < 1.5 * target,), "wrong way"),
     ("e07_4", (lambda kl, target: abs(kl) > 1.5 * target,), "negative"),
     ("e07_4", (lambda kl, target: "yes",), "True or False"),
-    ("e07_5", (lambda texts: len(set(bigrams(texts))),), "number of all bigrams"),
-    ("e07_5", (lambda texts: report.distinct_n([" ".join(texts)]),), "cross"),
-    ("e07_5", (lambda texts: report.distinct_n(texts, 1),), "not single words"),
-    ("e07_5", (lambda texts: sum(map(report.distinct_n, texts)) / len(texts),), "distinct-2"),
+    ("e07_5", (FORECAST | {"no penalty: KL": "lower"},), "nothing holds the policy back"),
+    ("e07_5", (FORECAST | {"heavy penalty: score": "higher"},), "no gain is worth"),
+    ("e07_5", (FORECAST | {"20 epochs: clipfrac": "lower"},), "clipped"),
+    ("e07_5", (FORECAST | {"no value loss: value explained": "higher"},), "never learns"),
+    ("e07_5", ({"no penalty: KL": "higher"},), "Missing"),
+    ("e07_5", (FORECAST | {"no penalty: KL": "a lot"},), "write higher or lower"),
+    ("e07_5", ("higher",), "dict"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Graders of lesson 07: the KL controller, a reward with a bug, two predictions, stopping, distinct-2."""
+"""Graders of lesson 07: the KL controller, a reward with a bug, predictions, stopping, what failures do."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from rlhf.checks.compare import compare, to_tensor
-from rlhf.checks.verdict import Wrong, grader, run
-from rlhf.report import distinct_n
+from rlhf.checks.verdict import NotAnswered, Wrong, grader, run
 
 
 @grader
@@ -143,47 +142,52 @@ def e07_4(should_stop, *, factor: float = 1.5):
         )
 
 
+FORECASTS = {  # what must hold, and why, in both languages
+    "no penalty: KL": (
+        "higher",
+        "没有惩罚，离开参考模型不花代价，KL 只会更高。",
+        "Without a penalty nothing holds the policy back: its KL is higher.",
+    ),
+    "heavy penalty: score": (
+        "lower",
+        "每离开一点都要付 5 倍的 KL，为分数不值得动，分数更低。",
+        "At five times the KL no gain is worth moving for: the score stays lower.",
+    ),
+    "20 epochs: clipfrac": (
+        "higher",
+        "同一批用 20 遍，策略离写下它的那个自己越来越远，比率出界、被裁剪的更多。",
+        "Used 20 times over, the batch is left further behind: more ratios leave the range and are clipped.",
+    ),
+    "no value loss: value explained": (
+        "lower",
+        "价值头从不学习，解释不了回报的方差，所以更低。",
+        "A value head that never learns explains none of the returns' variance: lower.",
+    ),
+}
+
+
 @grader
-def e07_5(distinct_2):
-    """``distinct_2(texts) -> float``: different bigrams over all bigrams, words split at white space."""
-    cases = [
-        ["a good a good film a"],
-        ["it was good", "was good it", "good"],
-        ["so so so so so", "so so"],
-        ["one two three four", "five six", "one two"],
-    ]
-    for texts in cases:
-        result, want = run(distinct_2, texts), distinct_n(texts, 2)
-        for wrong, zh, en in _wrong_diversities(texts):
-            if _near(result, wrong) and not _near(result, want):
-                raise Wrong(f"{texts}：{zh}", f"{texts}: {en}")
-        compare(result, want, name=("distinct-2", "distinct-2"))
-
-
-def _wrong_diversities(texts: list[str]) -> list[tuple[float, str, str]]:
-    """What the usual mistakes give for these texts."""
-    words = [word for text in texts for word in text.split()]
-    grams = [gram for text in texts for gram in zip(text.split(), text.split()[1:], strict=False)]
-    longer = [text for text in texts if len(text.split()) > 1]
-    return [
-        (len(set(grams)), "要除以二元组的总数。", "divide by the number of all bigrams."),
-        (
-            distinct_n([" ".join(texts)], 2),
-            "二元组不能跨过两条文本。",
-            "a bigram must not cross from one text into the next.",
-        ),
-        (
-            sum(distinct_n([text], 2) for text in longer) / max(1, len(longer)),
-            "所有文本放在一起数，不是逐条再平均。",
-            "count over all texts together, not text by text.",
-        ),
-        (
-            len(set(grams)) / len(words),
-            "分母是二元组的个数，不是词数。",
-            "divide by the number of bigrams, not of words.",
-        ),
-        (len(set(words)) / len(words), "数的是二元组，不是单个词。", "count bigrams, not single words."),
-    ]
+def e07_5(forecast):
+    """``{"no penalty: KL": "higher" | "lower", …}`` for the four quantities of :data:`FORECASTS`."""
+    if not isinstance(forecast, dict):
+        raise Wrong(
+            "请给一个字典，四个键各填 higher 或 lower。",
+            "Give a dict: higher or lower for each of the four keys.",
+        )
+    if missing := [key for key in FORECASTS if key not in forecast]:
+        raise Wrong(f"缺少：{'、'.join(missing)}。", f"Missing: {', '.join(missing)}.")
+    if any(forecast[key] is ... for key in FORECASTS):
+        raise NotAnswered
+    for key, (right, zh, en) in FORECASTS.items():
+        given = str(forecast[key]).strip().lower()
+        if given not in ("higher", "lower"):
+            raise Wrong(
+                f"{key}：填 higher 或 lower，而不是 {forecast[key]!r}。",
+                f"{key}: write higher or lower, not {forecast[key]!r}.",
+            )
+        if given != right:
+            raise Wrong(f"{key}：再想想。{zh}", f"{key}: think again. {en}")
+    return "四个都对。", "All four are right."
 
 
 def _explain_reward(got: Tensor, kl: Tensor, scores: Tensor, live: Tensor, last: Tensor) -> None:
@@ -242,10 +246,3 @@ def _truth(value) -> bool:
     ):
         raise Wrong("应当返回 True 或 False。", "Return True or False.")
     return bool(value)
-
-
-def _near(a, b: float) -> bool:
-    try:
-        return abs(float(a) - b) < 1e-6
-    except (TypeError, ValueError):
-        return False
