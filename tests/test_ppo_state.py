@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -338,6 +339,21 @@ def test_the_state_of_another_run_is_refused_by_field(case, saved):
         trainer.load_state(saved, {"lengths": lengths})
     assert isinstance(caught.value, CourseError) and "属于另一次训练" in caught.value.zh
     assert_same(everything(trainer, lengths), before)
+
+
+def test_a_setting_that_is_newer_than_the_state_is_taken_as_its_default(saved, tmp_path):
+    """A state that was saved before ``whiten_advantages`` existed belongs to a run that whitened."""
+    folder = tmp_path / "0001_step_000002"
+    shutil.copytree(state.latest(saved), folder)
+    record = json.loads((folder / "state.json").read_text())
+    del record["checksum"], record["identity"]["config"]["whiten_advantages"]
+    record["checksum"] = state._digest_record(record)
+    (folder / "state.json").write_text(json.dumps(record))
+    trainer, lengths = build()
+    trainer.load_state(folder, {"lengths": lengths})
+    other, lengths = build(whiten_advantages=False)
+    with pytest.raises(BadState, match="config.whiten_advantages: True → False"):
+        other.load_state(folder, {"lengths": lengths})
 
 
 def test_hints_say_what_to_do(saved):

@@ -12,7 +12,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,9 @@ import torch
 import transformers
 
 from ..errors import BadState
+from .config import PPOConfig
 
 if TYPE_CHECKING:
-    from .config import PPOConfig
     from .trainer import PPOTrainer
 
 # Fields of PPOConfig on which no number depends: logging, labels, names that are only accepted.
@@ -130,6 +130,7 @@ def _digest_dataset(dataset: Any) -> dict[str, Any]:
 def compare(saved: dict, here: dict, change: set[str], place: Path) -> None:
     """Raise BadState that names every field in which the state and this trainer differ (the first few)."""
     here = json.loads(json.dumps(here))  # tuples are lists in the file
+    saved = {**saved, "config": _defaults() | saved["config"]}  # a field that is newer than the state
     known = saved["model"].keys() & here["model"].keys()  # another version of transformers may know more
     saved, here = ({**side, "model": {k: side["model"][k] for k in known}} for side in (saved, here))
     found = list(_differences(saved, here, ""))
@@ -144,6 +145,12 @@ def compare(saved: dict, here: dict, change: set[str], place: Path) -> None:
         f"{place} 里的状态属于另一次训练，以下各项不同（保存时 → 现在）。{zh}",
         f"The state in {place} belongs to another run; these differ (saved → now).{en}\n  {listed}",
     )
+
+
+def _defaults() -> dict[str, Any]:
+    """What a run did that did not know a field of PPOConfig yet."""
+    plain = (f for f in fields(PPOConfig) if f.name not in FREE and f.default is not MISSING)
+    return {f.name: f.default for f in plain}
 
 
 def _differences(saved: Any, here: Any, place: str) -> Iterable[tuple[str, Any, Any]]:
