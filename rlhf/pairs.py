@@ -342,7 +342,7 @@ def _match(
 
 def _cut_pieces(matched, tokenizer, tokens: tuple[int, int], rng: random.Random) -> list[tuple[str, str]]:
     """Cut both sides to lengths drawn alike; leave out pairs that are too short or too much alike."""
-    letters = 8 * tokens[1]  # more than so many tokens have, and less than most reviews
+    letters = 7 * tokens[1]  # more than so many tokens have, and less than most reviews
     flat = [text[:letters] for pair in matched for text in pair]
     encoded = tokenizer(flat, add_special_tokens=False, verbose=False)["input_ids"]
     rows = []

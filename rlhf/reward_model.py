@@ -100,11 +100,7 @@ def load_tokenizer(policy: str | Path) -> PreTrainedTokenizerBase:
 def new_model(
     policy: str | Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0, labels: int = 1
 ) -> PreTrainedModel:
-    """The policy's body with a new ``Linear(H, labels)`` on top; the same seed gives the same head.
-
-    The head starts at a tenth of transformers' usual size: scores begin near 0, and the loss at ln 2,
-    however large the hidden states of the policy are.
-    """
+    """The policy's body with a new ``Linear(H, labels)`` on top; the same seed gives the same head."""
     from transformers import AutoModelForSequenceClassification
 
     with torch.random.fork_rng(), _errors_only():
@@ -112,8 +108,6 @@ def new_model(
         model = AutoModelForSequenceClassification.from_pretrained(
             policy, num_labels=labels, dtype=torch.float32
         )
-    with torch.no_grad():
-        model.get_parameter("score.weight").mul_(0.1)
     model.config.pad_token_id = tokenizer.pad_token_id  # without it no last token is found
     return model
 
