@@ -357,15 +357,25 @@ def test_what_if_refuses_impossible_settings(recorded, wrong):
 def test_a_grid_of_every_quantity(recorded):
     _, tape, _ = recorded
     for row in (0, 1, 5):
-        html, frame = tape.grid(row, title="sequence <b>")._repr_html_(), tape.slots(row)
+        html, frame = tape.grid(row, title="sequence <b>", padding=99)._repr_html_(), tape.slots(row)
         for label in trace.GRID.values():
             assert f"<th>{label}</th>" in html
         assert html.count("<td") == len(frame) * len(trace.GRID)
         off = int((frame["part"] != "response").sum())
         assert html.count('<td class="off"') == off * len(trace.GRID)
         assert "sequence &lt;b&gt;" in html
-        assert tape.picture(row, title="sequence")._repr_png_()[:4] == b"\x89PNG"
     assert "advantage" in repr(tape.grid(0))
+    assert tape.picture(0, title="sequence")._repr_png_()[:4] == b"\x89PNG"
+
+
+def test_padding_is_cut_short(recorded):
+    _, tape, _ = recorded
+    row = int(tape.batch["mask"].sum(1).argmin())  # a response of one token
+    real = int((tape.slots(row)["part"] != "padding").sum())
+    for padding in (0, 2):
+        html = tape.grid(row, padding=padding)._repr_html_()
+        assert html.count("<td") == (real + padding) * len(trace.GRID)
+        assert html.count("<code>pad</code>") == padding
 
 
 def test_the_grid_shows_and_escapes_what_it_is_given():

@@ -179,19 +179,24 @@ class Tape:
         parts = ["query"] * (query - 1) + ["response"] * response
         return parts + ["padding"] * (slots - len(parts))
 
-    def grid(self, row: int, tokenizer=None, **options) -> pictures.Html:
-        """The tokens of sequence ``row`` as columns, the quantities of :data:`GRID` as rows, as HTML."""
-        return pictures.token_grid(**self._grid(row, tokenizer), **options)
+    def grid(self, row: int, tokenizer=None, padding: int = 2, **options) -> pictures.Html:
+        """The tokens of sequence ``row`` as columns, the quantities of :data:`GRID` as rows, as HTML.
 
-    def picture(self, row: int, tokenizer=None, **options) -> pictures.Picture:
+        Of its padding, only the first ``padding`` slots are shown.
+        """
+        return pictures.token_grid(**self._grid(row, tokenizer, padding), **options)
+
+    def picture(self, row: int, tokenizer=None, padding: int = 2, **options) -> pictures.Picture:
         """The same grid as a figure, for pages that show no HTML."""
-        return pictures.token_grid_picture(**self._grid(row, tokenizer), **options)
+        return pictures.token_grid_picture(**self._grid(row, tokenizer, padding), **options)
 
-    def _grid(self, row: int, tokenizer) -> dict:
+    def _grid(self, row: int, tokenizer, padding: int) -> dict:
         frame = self.slots(row, tokenizer)
-        tokens = [str(t) for t in frame["token"]]
+        frame = frame[: int((frame["part"] != "padding").sum()) + padding]
+        parts = frame["part"].tolist()
+        tokens = ["pad" if p == "padding" else str(t) for t, p in zip(frame["token"], parts, strict=True)]
         shown = {label: frame[name].tolist() for name, label in GRID.items() if name in frame}
-        return {"tokens": tokens, "parts": frame["part"].tolist(), "rows": shown, "centres": {"ratio": 1.0}}
+        return {"tokens": tokens, "parts": parts, "rows": shown, "centres": {"ratio": 1.0}}
 
     # ------------------------------------------------------------------------------- what if
 
