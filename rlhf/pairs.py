@@ -352,6 +352,8 @@ def _cut_pieces(matched, tokenizer, tokens: tuple[int, int], rng: random.Random)
         long_enough = min(len(chosen), len(rejected)) >= max(limits)
         if long_enough and 2 * _same(chosen, rejected) <= min(limits):
             rows.append((chosen[: limits[0]], rejected[: limits[1]]))
+    if not rows:  # batch_decode would take the empty list for one empty text
+        return []
     texts = tokenizer.batch_decode([ids for pair in rows for ids in pair])
     return list(zip(texts[::2], texts[1::2], strict=True))
 

@@ -122,7 +122,7 @@ def test_lesson_07_runs_with_the_full_profile(tmp_path):
     }
     call = [sys.executable, str(CHECKOUT / "tests/hub/run_lesson.py"), str(lesson), json.dumps(SMALL)]
     run = subprocess.run(call, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=400)
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-3000:]
     assert "profile full" in run.stdout and "model/gpt2-imdb" in run.stdout
     assert (tmp_path / "home" / "output" / "07_ppo_imdb" / "table.json").is_file()
 
@@ -131,4 +131,23 @@ def test_lesson_07_runs_with_the_full_profile(tmp_path):
 SMALL = {
     "ppo": {"steps": 10, "batch_size": 32, "mini_batch_size": 32, "learning_rate": 1e-3},
     "evaluation": {"prompts": 64, "shown": 16},
+    "lessons": {
+        "04_supervised_fine_tuning": {
+            "reviews": 40,
+            "max_length": 32,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "held_out": 20,
+        },
+        "05_reward_modelling": {
+            "pairs": 30,
+            "held_out": 10,
+            "tokens": [10, 20],
+            "reward": {"per_device_train_batch_size": 8, "num_train_epochs": 1, "learning_rate": 1e-3},
+        },
+        "07_ppo_imdb": {
+            "chain": {"steps": 2, "batch_size": 8, "mini_batch_size": 8},
+            "lab": {"steps": 1, "batch_size": 8, "mini_batch_size": 8},
+        },
+    },
 }
