@@ -201,7 +201,7 @@ print("keys of layer 0", tuple(out.past_key_values.layers[0].keys.shape))  # (B,
 # %%
 counts = museum.counts()
 assert (counts["counted"] == counts["published"]).all()
-counts.style.format({"counted": "{:,}", "published": "{:,}"})
+counts.assign(**{column: counts[column].map("{:,}".format) for column in ("counted", "published")})
 
 # %% [markdown] tags=["zh"]
 # 一个不差。公布的数字从哪里来？逐个列出来源，都可以自己去查：配置在仓库页面的 `config.json`，个数在下面的地址。
@@ -740,7 +740,7 @@ for name in museum.names():
     rows[museum.card(name).title] = theirs, int(memory.weights(anatomy.count(model))), buffers
 compared = pd.DataFrame(rows, index=["Accelerate", "weights, ours", "buffers"]).T
 assert (compared["Accelerate"] == compared["weights, ours"] + compared["buffers"]).all()
-compared.style.format("{:,}")
+compared.map("{:,}".format)
 
 # %% [markdown] tags=["zh"]
 # 训练的估计也一样吗？fp32 下一样，都是权重的 4 倍。混合精度下要当心：`accelerate estimate-memory` 显示的是各项中**最大的一项**，不是总和。
@@ -968,7 +968,7 @@ print(f"{above:.0%} of the gibberish scores above the median trained text; 50% w
 # Is there a number that tells the two apart? Yes, the perplexity of the language model itself: let it read real reviews, and see how surprised it is.
 
 # %%
-ids = tokenizer(test["text"], truncation=True, max_length=48)["input_ids"]
+ids = tokenizer(list(test["text"]), truncation=True, max_length=48)["input_ids"]
 ids = torch.tensor([row for row in ids if len(row) == 48][:100], device=setup.device)  # (B, T)
 perplexity = {}
 for name, model in (("random", random), ("trained", policy)):
