@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -187,7 +188,8 @@ def make_trainer(
     for part in (rows, *(held_out.values() if isinstance(held_out, Mapping) else [held_out])):
         if part is not None:
             _check_rows(part)
-    with _quiet_preparation(tokenizer):
+    with _quiet_preparation(tokenizer), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # names that the libraries will change for each other
         return SFTTrainer(
             model=model,
             args=config,
@@ -243,7 +245,7 @@ def train_sft(
     config = make_config(setup.output / folder.name, sizes, seed=setup.seed, device=setup.device)
     trainer = make_trainer(model, tokenizer, rows, config, peft_config=peft_config)
     trainer.train()
-    return save(trainer, folder, **_origin(setup, which, sizes))
+    return save(trainer, folder, **origin(setup, which, sizes))
 
 
 def reuse_or_train(setup: Setup) -> Path:
@@ -253,13 +255,13 @@ def reuse_or_train(setup: Setup) -> Path:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         record = {}
-    origin = _origin(setup, "positive", lesson_sizes(setup.profile))
-    made_alike = all(record.get(key) == value for key, value in origin.items())
+    wanted = origin(setup, "positive", lesson_sizes(setup.profile))
+    made_alike = all(record.get(key) == value for key, value in wanted.items())
     return folder if made_alike else train_sft(setup)
 
 
-def _origin(setup: Setup, which: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """What a result depends on, as JSON holds it."""
+def origin(setup: Setup, which: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result depends on, as JSON holds it: :func:`save` it, and :func:`reuse_or_train` can tell."""
     facts = {"which": which, "profile": setup.profile, "seed": setup.seed, "sizes": dict(sizes)}
     facts |= {"policy": folder_mark(setup.policy), "reviews": folder_mark(setup.dataset)}
     return json.loads(json.dumps(facts))
@@ -295,8 +297,9 @@ def token_losses(
         ids, labels = pad_rows(rows, tokenizer.pad_token_id)  # (B, T) both
         mask = (labels != IGNORED).long().to(device)
         logits = model(input_ids=ids.to(device), attention_mask=mask).logits[:, :-1]  # (B, T-1, V)
-        target = labels[:, 1:].to(device)
-        each = F.cross_entropy(logits.float().transpose(1, 2), target, reduction="none").cpu()  # (B, T-1)
+        target = labels[:, 1:].to(device)  # (B, T-1)
+        each = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), reduction="none")
+        each = each.view(target.shape).cpu()  # (B, T-1), 0 on padding
         losses += [each[row, : len(tokens) - 1] for row, tokens in enumerate(rows)]
     model.train(was_training)
     return losses
