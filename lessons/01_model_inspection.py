@@ -946,7 +946,7 @@ print(
 )
 best = result.table.loc[result.table["reward (random)"].idxmax()]
 print(
-    f"the best gibberish scores {best['reward (random)']:+.2f}: {best['query']}{best['response (random)']!r}"
+    f"the best gibberish scores {best['reward (random)']:+.2f}: {best['query']!r} + {best['response (random)']!r}"
 )
 below = (result.table["reward (trained)"] < best["reward (random)"]).mean()
 above = (result.table["reward (random)"] > result.table["reward (trained)"].median()).mean()
@@ -954,14 +954,14 @@ print(f"which is more than {below:.0%} of the trained texts get")
 print(f"{above:.0%} of the gibberish scores above the median trained text; 50% would mean: no difference")
 
 # %% [markdown] tags=["zh"]
-# 先看最后一行的百分比：奖励模型要是认得出乱码，它应该接近 0；要是完全分不出，就是 50%。再看那段得分最高的乱码，它凭什么拿高分？不过是碰巧含有几个好词。distinct-2 也帮不上忙：乱码的词组几乎从不重复，它反而满分。
+# 先看最后一行的百分比：奖励模型要是认得出乱码，它应该接近 0；要是完全分不出，就是 50%。再看那段得分最高的乱码，它凭什么拿高分？不过是碰巧含有几个好词，或者开头的提示里就有（打分看的是提示加回复）。distinct-2 也帮不上忙：乱码的词组几乎从不重复，它反而满分。
 #
 # 原因很简单：奖励模型只学过分辨影评的褒贬，从没见过乱码，也没有人问过它“这像不像话”。**分数回答的是它被训练去回答的问题，不是你心里想的那个问题。** 这就是为什么后面每张表都要同时看 KL 和多样性，为什么 PPO 要有参考模型拉住策略。
 #
 # 那么有没有一个数，能把两者分开？有，语言模型自己的困惑度（perplexity）：给它读真的影评，看它有多意外。
 
 # %% [markdown] tags=["en"]
-# Look at the percentage in the last line: if the reward model recognised gibberish, it would be near 0; if it could not tell at all, 50%. Then look at the gibberish with the highest score: what has earned it? A few kind words that happened to be in it. Nor does distinct-2 help: gibberish hardly ever repeats a pair of words and gets full marks.
+# Look at the percentage in the last line: if the reward model recognised gibberish, it would be near 0; if it could not tell at all, 50%. Then look at the gibberish with the highest score: what has earned it? A few kind words that happened to be in it, or in the prompt (what is scored is prompt plus response). Nor does distinct-2 help: gibberish hardly ever repeats a pair of words and gets full marks.
 #
 # The reason is simple: the reward model has learnt to tell praise from complaint in reviews; it has never seen gibberish, and nobody ever asked it whether a text makes sense. **A score answers the question that it was trained on, not the one in your head.** That is why all later tables show KL and diversity beside the score, and why PPO has a reference model to hold the policy back.
 #
@@ -979,7 +979,7 @@ for name, model in (("random", random), ("trained", policy)):
 assert perplexity["trained"] < perplexity["random"] / 2
 
 # %% [markdown] tags=["zh"]
-# 随机模型的困惑度和词表一样大：它在全部词元里瞎猜。训练过的只在几十个（或更少）里犹豫。
+# 随机模型的困惑度和词表一样大：它在全部词元里瞎猜。训练过的只在几十个词元之间犹豫，甚至更少。
 #
 # ## 10 小结
 #
@@ -991,7 +991,7 @@ assert perplexity["trained"] < perplexity["random"] / 2
 # - 奖励模型没学过什么是乱码：分数只在它见过的那种文本上有意义。
 
 # %% [markdown] tags=["en"]
-# The random model's perplexity is as large as the vocabulary: it guesses among all tokens. The trained one hesitates between a few dozen or fewer.
+# The random model's perplexity is as large as the vocabulary: it guesses among all tokens. The trained one hesitates between some dozens of tokens, or fewer.
 #
 # ## 10 Summary
 #
