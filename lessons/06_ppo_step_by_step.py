@@ -687,7 +687,7 @@ print(rewards * mask + 0.0, f"the last column would be wrong for {misplaced} of 
 # %% [markdown] tags=["zh"]
 # ### 6.2 意外 δ 和优势 A
 #
-# 价值头在每一格都有预期 $V_t$。走一步之后的意外是 $\delta_t$；优势是**从这一格往后所有意外的折扣和**：
+# 价值头在每一格都有预期 $V_t$。走一步之后的意外叫时序差分误差（temporal-difference error），记作 $\delta_t$；优势是**从这一格往后所有意外的折扣和**：
 #
 # $$\delta_t = r_t + \gamma V_{t+1} - V_t \qquad A_t = \sum_{k\ge 0} (\gamma\lambda)^k\,\delta_{t+k}$$
 #
@@ -696,7 +696,7 @@ print(rewards * mask + 0.0, f"the last column would be wrong for {misplaced} of 
 # %% [markdown] tags=["en"]
 # ### 6.2 The surprise δ and the advantage A
 #
-# In every slot the value head expects $V_t$. The surprise of one step is $\delta_t$; the advantage is **the discounted sum of all surprises from this slot on**:
+# In every slot the value head expects $V_t$. The surprise of one step is the temporal-difference error $\delta_t$; the advantage is **the discounted sum of all surprises from this slot on**:
 #
 # $$\delta_t = r_t + \gamma V_{t+1} - V_t \qquad A_t = \sum_{k\ge 0} (\gamma\lambda)^k\,\delta_{t+k}$$
 #

@@ -10,7 +10,7 @@ from ppo_tools import EOS, tiny_policy, tiny_trainer
 from torch.testing import assert_close
 
 from rlhf.errors import BadRollout
-from rlhf.pictures import token_grid, token_grid_picture
+from rlhf.pictures import sliders, token_grid, token_grid_picture
 from rlhf.ppo import BadConfig, PPOTrainer, create_reference_model, losses, trace
 
 B = 12
@@ -83,7 +83,7 @@ def assert_identical(a, b, where="") -> None:
 SETTINGS = {
     "default": {},
     "one minibatch, one epoch": {"mini_batch_size": B, "ppo_epochs": 1},
-    "accumulation": {"mini_batch_size": 2, "gradient_accumulation_steps": 3, "accumulate_by_tokens": True},
+    "accumulation": {"mini_batch_size": 3, "gradient_accumulation_steps": 2, "accumulate_by_tokens": True},
     "full kl": {"kl_penalty": "full", "whiten_rewards": True},
     "scaled scores": {"use_score_scaling": True, "use_score_norm": True, "score_clip": 0.8},
     "brakes": {"early_stopping": True, "target_kl": 1e-6, "max_grad_norm": 0.3},
@@ -93,11 +93,11 @@ SETTINGS = {
 
 
 def run(settings: dict, recorded: bool) -> tuple[dict, list]:
-    trainer, stats, tapes = moved_trainer(**settings), [], []
+    trainer, stats, tapes = moved_trainer(**{"ppo_epochs": 2} | settings), [], []
     torch.manual_seed(3), np.random.seed(3), random.seed(3)
     for seed in range(2):  # the second step starts from what the first one left behind
         queries, _, scores = ragged(seed)
-        written = trainer.generate(queries, max_new_tokens=6, return_prompt=False)  # draws random numbers
+        written = trainer.generate(queries, max_new_tokens=3, return_prompt=False)  # draws random numbers
         responses = [torch.cat([r, w])[:16] for r, w in zip(ragged(seed)[1], written, strict=True)]
         if recorded:
             with trace.recording(trainer) as tape:
@@ -392,3 +392,21 @@ def test_the_grid_shows_and_escapes_what_it_is_given():
     assert token_grid_picture(tokens, rows, parts=parts)._repr_png_()
     with pytest.raises(BadRollout, match="x: 3 tokens, but 2 values"):
         token_grid(tokens, {"x": [1.0, 2.0]})
+
+
+def test_sliders_draw_again_and_show_errors(recorded):
+    _, tape, _ = recorded
+
+    def draw(beta, lam):
+        return tape.what_if(beta=beta, lam=lam).grid(0, title=f"beta {beta}")
+
+    box = sliders(draw, beta=(0.0, 1.0, 0.1, 0.2), lam=(0.0, 2.0, 0.05, 0.95))
+    controls, shown = box.children[0].children, box.children[-1]
+    assert "beta 0.2" in shown.value
+    first = shown.value
+    controls[0].value = 0.7
+    assert "beta 0.7" in shown.value and shown.value != first
+    controls[1].value = 1.5  # lam above 1: the trainer's own message, not a traceback
+    assert "lam" in shown.value and "<pre>" in shown.value
+    picture = sliders(lambda beta: tape.what_if(beta=beta).picture(1), beta=(0.0, 1.0, 0.1, 0.2))
+    assert picture.children[-1].value.startswith('<img src="data:image/png;base64,')
