@@ -817,7 +817,7 @@ for which, rows in demos.items():
         seed=setup.seed,
         device=setup.device,
         eval_strategy="steps",
-        eval_steps=max(1, steps // 4),
+        eval_steps=max(1, steps // 3),
         eval_on_start=True,
     )
     runs[which] = sft.make_trainer(model, tokenizer, rows, config, watched)
@@ -929,7 +929,7 @@ verdict = "fell as well" if high < 0 else "did not clearly change" if low < 0 el
 print(
     f"On positive reviews the loss of the control {verdict} ({mean:+.3f}): that part is plain further training."
 )
-print(f"Choosing the demonstrations added {extra:+.3f}.")
+print(f"Choosing the demonstrations changed it by another {extra:+.3f}.")
 rise = change["SFT on positive", "negative"]
 verdict = "more" if rise[1] > 0 else "less" if rise[2] < 0 else "neither more nor less"
 print(
@@ -1048,13 +1048,14 @@ print(
 
 # %%
 lengths = evaluate.response_lengths(setup, len(prompts), seed=setup.seed)
-written, rewards, judged, kl = {}, {}, {}, {}
+written, rewards, judged, kl = {}, {}, {}, {"base": 0.0}
 for name, model in models.items():
     written[name] = evaluate.respond(model, tokenizer, prompts, lengths, seed=setup.seed)
     responses = written[name].texts(tokenizer)
     texts = [query + response for query, response in zip(prompts["query"], responses, strict=True)]
     rewards[name], judged[name] = reward_model(texts), judge(texts)  # each (N,)
-    kl[name] = evaluate.response_kl(model, policy, written[name]).mean().item()
+    if model is not policy:
+        kl[name] = evaluate.response_kl(model, policy, written[name]).mean().item()
     print(f"{name:18} {texts[0]!r}")
 
 # %%
@@ -1084,18 +1085,20 @@ policies
 # Three rows, three models; the gain and the KL of the base are 0 by definition. KL is the divergence from the base per response, in nats; distinct-2 is the share of word pairs that differ. And the texts themselves (the first 16 prompts; the statistics are over all of them):
 
 # %% tags=["table"]
-result = evaluate.compare(
-    prompts,
-    written["base"],
-    written["SFT on positive"],
-    tokenizer,
-    reward_model,
-    judge=judge,
-    kl=kl["SFT on positive"],
-    shown=setup.evaluation["shown"],
+before, after = "base", "SFT on positive"
+result = report.before_after(
+    prompts["query"],
+    *(written[name].texts(tokenizer) for name in (before, after)),
+    rewards[before],
+    rewards[after],
+    judge_before=judged[before],
+    judge_after=judged[after],
+    judge_name="word judge",
+    kl=kl[after],
     title="04 Supervised fine-tuning: base and output/sft_1",
-    names=("base", "SFT on positive"),
+    names=(before, after),
     meta=report.run_meta(setup, started),
+    show=setup.evaluation["shown"],
 )
 result.save(setup.output)
 result
