@@ -438,7 +438,8 @@ def stop_run(collator=None):
     model, _ = sft.load_policy(setup.policy, setup.device)
     config = sft.make_config(setup.output / "stop", stop | {"batch_size": 16}, **quiet, logging_strategy="no")
     rows = Dataset.from_dict({"text": fits[: stop["reviews"]]})
-    sft.make_trainer(model, tokenizer, rows, config, data_collator=collator).train()
+    output = sft.make_trainer(model, tokenizer, rows, config, data_collator=collator).train()
+    print(f"{output.global_step} steps, mean training loss {output.training_loss:.2f}")
     return model
 
 
@@ -455,12 +456,12 @@ for name, model in stoppers.items():
 assert eos_rate["by place"] > eos_rate["by number"] + 0.3, "masking by number should cost the EOS"
 
 # %% [markdown] tags=["zh"]
-# 同样的数据、同样的步数、同样的学习率，一个学会了停，另一个不会。训练曲线看不出任何异常。这个坑在公开的讨论里反复出现，见 [transformers 的 23530 号讨论](https://github.com/huggingface/transformers/issues/23530)和 [TRL 的 976 号讨论](https://github.com/huggingface/trl/issues/976)。
+# 同样的数据、同样的步数、同样的学习率，一个学会了停，另一个没有；而上面打印的两个训练损失，看不出哪里不对。这个坑在公开的讨论里反复出现，见 [transformers 的 23530 号讨论](https://github.com/huggingface/transformers/issues/23530)和 [TRL 的 976 号讨论](https://github.com/huggingface/trl/issues/976)。
 #
 # 那么正式训练里会有多少个结束符？截断也会吃掉它们，数一下：
 
 # %% [markdown] tags=["en"]
-# The same data, the same number of steps, the same learning rate; one has learnt to stop, the other has not, and the training curve shows nothing. The trap comes up again and again in public: [issue 23530 of transformers](https://github.com/huggingface/transformers/issues/23530), [issue 976 of TRL](https://github.com/huggingface/trl/issues/976).
+# The same data, the same number of steps, the same learning rate; one has learnt to stop, the other has not, and the two training losses printed above give no hint of it. The trap comes up again and again in public: [issue 23530 of transformers](https://github.com/huggingface/transformers/issues/23530), [issue 976 of TRL](https://github.com/huggingface/trl/issues/976).
 #
 # And how many EOS will the real training have? Truncation eats them too; count:
 
@@ -549,7 +550,7 @@ print("position_ids", batch["position_ids"][0].tolist())
 torch.testing.assert_close(loss["packed"], loss["padded"], atol=1e-5, rtol=0)
 
 # %% [markdown] tags=["zh"]
-# 一样。可是界限是怎么认出来的？训练器悄悄地传了 `use_cache=False`。自己写循环时若忘了它，模型会准备一个 KV 缓存，认界限的那段代码就不再生效，后面的文本便看得见前面的：不报错，logits 却变了。
+# 一样。可是界限是怎么认出来的？训练器悄悄地传了 `use_cache=False`。自己写循环时若忘了它，模型会准备一个键值缓存（KV cache），认界限的那段代码就不再生效，后面的文本便看得见前面的：不报错，logits 却变了。
 
 # %% [markdown] tags=["en"]
 # Equal. But how were the boundaries recognised? The trainer quietly passes `use_cache=False`. Leave it out in a loop of your own, and the model sets up a KV cache, the code that looks for boundaries no longer acts, and later texts see earlier ones: nothing is raised, and the logits change.

@@ -230,6 +230,16 @@ def test_the_seed_decides(setup, tmp_path):
     assert torch.equal(first, second) and not torch.equal(first, other)
 
 
+def test_a_result_made_alike_is_reused(setup, monkeypatch):
+    monkeypatch.setattr(sft, "lesson_sizes", lambda profile: SIZES)
+    folder = sft.reuse_or_train(setup)
+    stamp = (folder / sft.RECORD).stat().st_mtime_ns
+    assert sft.reuse_or_train(setup) == folder and (folder / sft.RECORD).stat().st_mtime_ns == stamp
+    old = weights(folder).clone()
+    assert sft.reuse_or_train(dataclasses.replace(setup, seed=4)) == folder
+    assert (folder / sft.RECORD).stat().st_mtime_ns != stamp and not torch.equal(weights(folder), old)
+
+
 def test_an_adapter_trains_alone_and_is_saved_merged(setup, tmp_path):
     lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", fan_in_fan_out=True)
     rows = sft.demonstrations(setup, "positive", 8)
