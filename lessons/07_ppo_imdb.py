@@ -866,7 +866,7 @@ assert works or setup.profile != "offline", "the chain did not learn what it lea
 # | 实验 | 改了什么 |
 # |---|---|
 # | `no penalty` | $\beta = 0$，离参考模型多远都不用付代价 |
-# | `heavy penalty` | $\beta = 5$，一步也舍不得离开 |
+# | `heavy penalty` | $\beta = 5$，离开一点就重罚 |
 # | `no whitening` | 优势不做白化 |
 # | `no value loss` | 价值损失的权重是 0，价值头永远不学 |
 # | `20 epochs` | 同一批回复反复用 20 遍 |
@@ -882,7 +882,7 @@ assert works or setup.profile != "offline", "the chain did not learn what it lea
 # | run | what is changed |
 # |---|---|
 # | `no penalty` | $\beta = 0$: going away from the reference costs nothing |
-# | `heavy penalty` | $\beta = 5$: no step away is worth its price |
+# | `heavy penalty` | $\beta = 5$: every step away is fined heavily |
 # | `no whitening` | the advantages are left as they are |
 # | `no value loss` | the value loss has weight 0: the value head never learns |
 # | `20 epochs` | the same batch of responses is used 20 times over |
@@ -940,10 +940,10 @@ axes[1].legend(fontsize=7)
 plt.show()
 
 # %% [markdown] tags=["zh"]
-# 数字之外，读几条。没有惩罚的那一次，分数可能是全场最高的；看看它写了什么：
+# 数字之外，读几条。没有惩罚的那一次，分数并不难看；看看它写了什么：
 
 # %% [markdown] tags=["en"]
-# Besides the numbers, read a few. The run without a penalty may have the highest score of all; look at what it writes:
+# Besides the numbers, read a few. The score of the run without a penalty looks well enough; look at what it writes:
 
 # %%
 for row in range(6):
@@ -952,33 +952,42 @@ for row in range(6):
         print(f"    {name:>13}: {runs[name][1][row]!r}")
 
 # %%
-expected = failures["KL"]["no penalty"] > failures["KL"]["control"] > failures["KL"]["heavy penalty"]
-expected &= failures["clipfrac"]["20 epochs"] > failures["clipfrac"]["control"]
-assert expected or setup.profile != "offline", "the failures did not fail as they should"
+control = failures.loc["control"]
+expected = {
+    "no penalty, KL": failures["KL"]["no penalty"] > control["KL"],
+    "heavy penalty, score": failures["score"]["heavy penalty"] < control["score"],
+    "20 epochs, clipfrac": failures["clipfrac"]["20 epochs"] > control["clipfrac"],
+    "no value loss, value explained": failures["value explained"]["no value loss"]
+    < control["value explained"],
+}
+print(expected)
+assert all(expected.values()) or setup.profile != "offline", "a failure did not fail as it should"
+
+# %%
 favourite = Counter(" ".join(runs["no penalty"][1]).split()).most_common(3)
 print("what the run without a penalty likes to write:", favourite)
 
 # %% [markdown] tags=["zh"]
 # 怎么读这张表：
 #
-# - `no penalty`：KL 一路上涨，distinct-2 往下掉。分数是真的涨了，句子却越来越像口头禅：这就是**奖励黑客**。只看分数，它是冠军。
-# - `heavy penalty`：安全，但几乎没学到东西。$\beta$ 是在这两头之间选的。
+# - `no penalty`：没有什么拉住它，KL 比对照组大得多，distinct-2 往下掉。分数照样涨，句子却越来越像口头禅：这就是**奖励黑客**。只看分数，看不出毛病。
+# - `heavy penalty`：分数不涨，反而可能跌。罚得这么重，奖励里几乎只剩 KL 的噪声，模型被噪声推着走，KL 也未必小。$\beta$ 要在这两头之间选。
 # - `no whitening`：Adam 会自己调整梯度的尺度，所以常常看不到灾难；少掉的是“减去均值”：一批回复里谁比平均好、谁比平均差，不再是一半对一半。
-# - `no value loss`：价值头一直是随机的，`value explained` 起不来，优势里的噪声没人替它减掉。短短几步看不出分数的差别，长跑才吃亏。
-# - `20 epochs`：clipfrac 高，同一批数据榨得太狠，策略早已不是写下这些回复的那个自己。刹车（`brake`）让多余的几遍提前结束。
+# - `no value loss`：价值头从头到尾是随机的，`value explained` 起不来，优势里的噪声没人替它减掉。短短几步看不出分数的差别，长跑才吃亏。
+# - `20 epochs`：同一批数据榨了 20 遍，策略早已不是写下这些回复的那个自己，clipfrac 很高。它的分数可能冲得最快，代价是 KL 和多样性。刹车（`brake`）让多余的几遍提前结束。
 #
-# 这些都是一个种子的短跑，数字会随种子变；断言里只写了道理上必然的两条。
+# 这些都是一个种子的短跑，数字会随种子变；断言里的四条，就是练习 5 要你预测的四条。
 
 # %% [markdown] tags=["en"]
 # How to read the table:
 #
-# - `no penalty`: the KL keeps climbing, distinct-2 falls. The score did rise, but sentences turn into a tic: this is **reward hacking**. By the score alone, it is the champion.
-# - `heavy penalty`: safe, and next to nothing is learnt. $\beta$ is chosen between these two ends.
+# - `no penalty`: nothing holds it back; the KL is far above the control's, distinct-2 falls. The score rises all the same while sentences turn into a tic: this is **reward hacking**. The score alone shows nothing wrong.
+# - `heavy penalty`: the score does not rise and may fall. Under so heavy a tax the reward is little more than the noise of the KL, noise pushes the model about, and even the KL need not be small. $\beta$ is chosen between these two ends.
 # - `no whitening`: Adam rescales gradients by itself, so often there is no disaster to see. What is lost is the subtraction of the mean: who is better than average in the batch and who is worse no longer balances.
-# - `no value loss`: the value head stays random, `value explained` never rises, and nobody takes the noise out of the advantages. A few steps hide it; a long run pays for it.
-# - `20 epochs`: a high clipfrac; one batch is squeezed too hard, and the policy has long ceased to be the one that wrote these responses. Early stopping (`brake`) ends the superfluous passes.
+# - `no value loss`: the value head stays random throughout, `value explained` never rises, and nobody takes the noise out of the advantages. A few steps hide it; a long run pays for it.
+# - `20 epochs`: one batch is squeezed 20 times; the policy has long ceased to be the one that wrote these responses, and clipfrac is high. Its score may race ahead of all others, paid for in KL and diversity. Early stopping (`brake`) ends the superfluous passes.
 #
-# These are short runs with one seed, and the figures change with it; the assertions state only the two that have to be.
+# These are short runs with one seed, and the figures change with it; the four assertions are what exercise 5 asks you to predict.
 
 # %% [markdown] tags=["zh"]
 # ## 14 小结
@@ -1140,7 +1149,7 @@ checks.e07_5(forecast)
 # %% tags=["solution"] jupyter={"source_hidden": true}
 solution_5 = {
     "no penalty: KL": "higher",  # nothing holds the policy back
-    "heavy penalty: score": "lower",  # any gain costs more than it brings
+    "heavy penalty: score": "lower",  # little is left of the reward but the noise of the KL
     "20 epochs: clipfrac": "higher",  # the policy moves far from the one that wrote the batch
     "no value loss: value explained": "lower",  # a head that never learns explains nothing
 }

@@ -138,7 +138,7 @@ WRONG = [
     ("e07_4", (lambda kl, target: abs(kl) > 1.5 * target,), "negative"),
     ("e07_4", (lambda kl, target: "yes",), "True or False"),
     ("e07_5", (FORECAST | {"no penalty: KL": "lower"},), "nothing holds the policy back"),
-    ("e07_5", (FORECAST | {"heavy penalty: score": "higher"},), "no gain is worth"),
+    ("e07_5", (FORECAST | {"heavy penalty: score": "higher"},), "the KL's noise"),
     ("e07_5", (FORECAST | {"20 epochs: clipfrac": "lower"},), "clipped"),
     ("e07_5", (FORECAST | {"no value loss: value explained": "higher"},), "never learns"),
     ("e07_5", ({"no penalty: KL": "higher"},), "Missing"),

@@ -150,8 +150,8 @@ FORECASTS = {  # what must hold, and why, in both languages
     ),
     "heavy penalty: score": (
         "lower",
-        "每离开一点都要付 5 倍的 KL，为分数不值得动，分数更低。",
-        "At five times the KL no gain is worth moving for: the score stays lower.",
+        "每离开一点都要付 5 倍的 KL，奖励里几乎只剩 KL 的噪声，分数学不上去。",
+        "At five times the KL the reward is little but the KL's noise: the score is not learnt.",
     ),
     "20 epochs: clipfrac": (
         "higher",
