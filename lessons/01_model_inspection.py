@@ -151,12 +151,12 @@ torch.testing.assert_close(layer(x), F.linear(x, layer.weight.T, layer.bias))
 # %% [markdown] tags=["zh"]
 # ## 2 没有权重的模型：元设备
 #
-# Llama-2-7B 的权重在 fp32 下有 25 GiB，笔记本装不下。可是要看结构，不需要那些数字。PyTorch 有一个元设备（meta device）：放在上面的张量有形状、有类型，就是没有内存。
+# Llama-2-7B 的权重在 fp32 下有 25 GiB，大多数笔记本装不下。可是要看结构，并不需要那些数。PyTorch 有一个元设备（meta device）：放在上面的张量有形状、有类型，就是没有内存。
 
 # %% [markdown] tags=["en"]
 # ## 2 A model without weights: the meta device
 #
-# In fp32, the weights of Llama-2-7B take 25 GiB, more than a laptop has. But to look at the structure nobody needs those numbers. PyTorch has a meta device: a tensor that lives there has a shape and a type, and no memory.
+# In fp32, the weights of Llama-2-7B take 25 GiB, more than most laptops have. But nobody needs those numbers to look at the structure. PyTorch has a meta device: a tensor that lives there has a shape and a type, and no memory.
 
 # %%
 import psutil
@@ -228,14 +228,14 @@ masks = 12 * 1024 * 1024  # of GPT-2: one causal mask per layer
 print(f"GPT-2: {masks * 4:,} bytes are masks; {124_439_808 + masks:,} numbers in the file, and a header")
 
 # %% [markdown] tags=["zh"]
-# GPT-2 多出来一大块：旧文件里连因果掩码（每层一张 1024 × 1024 的表）也存了进去。所以同一个模型，网上能看到三个大小：论文写 117M（OpenAI 后来在仓库的 README 里承认数错了），实际是 124M，模型网站按文件里的数字个数显示成 137M。**看到“参数量”，先问是怎么数的。**
+# GPT-2 多出来一大块：旧文件里连因果掩码（每层一张 1024 × 1024 的表）也存了进去。所以同一个模型，网上能看到三个大小：论文写 117M（OpenAI 后来在仓库的 README 里承认数错了），实际是 124M，Hugging Face 的页面按文件里数字的个数显示成 137M。**看到“参数量”，先问是怎么数的。**
 #
 # ## 4 逐个解剖
 #
 # `print(model)` 给的是零件在树里的顺序，也就是写代码的人声明它们的顺序，并不是计算的顺序。谁先谁后，要挂上钩子（hook）真跑一遍才知道。钩子就是“每次这个模块算完，顺便叫一声”：
 
 # %% [markdown] tags=["en"]
-# GPT-2 has a large piece too many: the old file holds the causal masks as well, a table of 1024 × 1024 per layer. That is why one and the same model is seen with three sizes: the paper says 117M (OpenAI later admitted the mistake in its repository's README), in truth it has 124M, and the model site shows 137M, the count of numbers in the file. **Whenever you read a parameter count, ask how it was counted.**
+# GPT-2 has a large piece too many: the old file holds the causal masks as well, a table of 1024 × 1024 per layer. That is why one and the same model is seen with three sizes: the paper says 117M (OpenAI later admitted the mistake in its repository's README), in truth it has 124M, and its page on Hugging Face shows 137M, the count of numbers in the file. **Whenever you read a parameter count, ask how it was counted.**
 #
 # ## 4 Taking them apart
 #
@@ -326,12 +326,12 @@ for name in ("opt-125m", "opt-350m"):
     print(f"    hidden {fields['hidden_size']}, word_embed_proj_dim {fields['word_embed_proj_dim']}")
 
 # %% [markdown] tags=["zh"]
-# 为什么只有它这样？在 Meta 的仓库里，开发者自己提了一个 issue（[metaseq #388](https://github.com/facebookresearch/metaseq/issues/388)）：归一化放前面的设置只在模型并行时才默认打开，350m 没有用模型并行，于是就漏了。KerasHub 收录 OPT 时干脆跳过它，注释写着“和别的检查点结构不同”。**同一个系列，不等于同一个结构。**
+# 为什么只有它这样？在 Meta 的仓库里，开发者自己提了一个 issue（[metaseq #388](https://github.com/facebookresearch/metaseq/issues/388)）：归一化放前面的设置只在模型并行时才默认打开，这个模型没有用模型并行，看来就这样漏掉了。KerasHub 收录 OPT 时干脆跳过它，注释写着“和别的检查点结构不同”。**同一个系列，不等于同一个结构。**
 #
 # 这会带来一个很具体的后果：拿它当奖励模型时，打分的那一层接在 512 维上，不是 1024 维。按 `hidden_size` 去建打分层，形状就对不上。
 
 # %% [markdown] tags=["en"]
-# Why only this one? In Meta's repository a developer opened an issue about it ([metaseq #388](https://github.com/facebookresearch/metaseq/issues/388)): putting the norm first was the default only with model parallelism, and the 350m model had been trained without. KerasHub, which carries the OPT family, leaves this one out; a comment says that it does not match the structure of the other checkpoints. **The same family is not the same architecture.**
+# Why only this one? In Meta's repository a developer opened an issue about it ([metaseq #388](https://github.com/facebookresearch/metaseq/issues/388)): putting the norm first was the default only with model parallelism, which this model did without, and so it seems to have slipped through. KerasHub, which carries the OPT family, leaves this one out; a comment says that it does not match the structure of the other checkpoints. **The same family is not the same architecture.**
 #
 # This has a very concrete consequence: when it serves as a reward model, the scoring layer sits on a width of 512, not 1024. A scoring layer built from `hidden_size` does not fit.
 
@@ -600,14 +600,33 @@ memory.ledger(
 ).round(1)
 
 # %% [markdown] tags=["zh"]
-# 单位是 GiB，激活值另算。混合精度（bf16 加 fp32 主权重）并没有省下这部分内存，每个参数还是 16 字节；它省的是激活值和时间。用 7B 的模型推理，一块 24 GB 的显卡就行；从头到尾地训练它，连 80 GB 的也装不下。LoRA 只训练旁边的小矩阵，冻结的部分只要权重，于是又装得下了。
+# 单位是 GiB，激活值另算。整个博物馆都算一遍：
+
+# %% [markdown] tags=["en"]
+# The unit is GiB, without activations. The same for the whole museum:
+
+# %%
+rows = {}
+for name in museum.names():
+    f = museum.facts(name)
+    training = memory.plan_training(f).row()
+    rows[museum.card(name).title] = {"weights, bf16": memory.weights(f.parameters, "bfloat16") / 2**30}
+    rows[museum.card(name).title] |= {
+        "weights, fp32": training["weights"],
+        "gradients": training["gradients"],
+    }
+    rows[museum.card(name).title] |= {"Adam": training["optimizer"], "training, fp32": training["total"]}
+pd.DataFrame(rows).T.round(2)
+
+# %% [markdown] tags=["zh"]
+# 混合精度（bf16 加 fp32 主权重）并没有省下这部分内存，每个参数还是 16 字节；它省的是激活值和时间。用 7B 的模型推理，一块 24 GB 的显卡就行；从头到尾地训练它，连 80 GB 的也装不下。LoRA 只训练旁边的小矩阵，冻结的部分只要权重，于是又装得下了。
 #
 # ### 7.2 用真的模型核对
 #
 # 公式对不对，拿真的模型来量。复制一份这个配置的策略，做一步 Adam，再去数内存里的字节：
 
 # %% [markdown] tags=["en"]
-# The unit is GiB, without activations. Mixed precision (bf16 with fp32 master weights) saves nothing here, it is 16 bytes per parameter again; what it saves is activations and time. Inference with a 7B model fits on a card of 24 GB; training all of it does not even fit on 80 GB. LoRA trains small matrices on the side only and needs nothing but the weights of what is frozen, so it fits again.
+# Mixed precision (bf16 with fp32 master weights) saves nothing here, it is 16 bytes per parameter again; what it saves is activations and time. Inference with a 7B model fits on a card of 24 GB; training all of it does not even fit on 80 GB. LoRA trains small matrices on the side only and needs nothing but the weights of what is frozen, so it fits again.
 #
 # ### 7.2 Checked on a real model
 #
@@ -673,10 +692,10 @@ for name in [name for name in museum.names() if museum.facts(name).cached]:
 pd.DataFrame(rows).T.astype(int)
 
 # %% [markdown] tags=["zh"]
-# 看 ChatGLM 的两代：层数、宽度都一样，缓存却差了 16 倍，全靠把键值的头从 32 个减到 2 个。这就是 GQA 存在的理由：省的不是参数，是缓存；缓存小了，同一块显卡才能同时服务更多人、读更长的上下文。
+# 看 ChatGLM 的两代：层数、宽度都一样，缓存却差了 16 倍，全靠把键值的头从 32 个减到 2 个。这就是 GQA 存在的理由：省的主要不是参数，而是缓存；缓存小了，同一块显卡才能同时服务更多人、读更长的上下文。
 
 # %% [markdown] tags=["en"]
-# Compare the two generations of ChatGLM: as many layers, as wide, and the cache differs by a factor of 16, just because the heads of keys and values went from 32 to 2. That is what GQA is for: it saves cache rather than parameters, and with a smaller cache the same card serves more people at a time and reads longer contexts.
+# Compare the two generations of ChatGLM: as many layers, as wide, and the cache differs by a factor of 16, just because the heads of keys and values went from 32 to 2. That is what GQA is for: it saves cache more than parameters, and with a smaller cache the same card serves more people at a time and reads longer contexts.
 
 # %%
 lengths = torch.logspace(2, 5, 40)  # 100 to 100,000 tokens
@@ -784,15 +803,27 @@ parts["all of them"] = sum(parts.values(), memory.Plan())
 memory.ledger(parts).round(1)
 
 # %% [markdown] tags=["zh"]
-# 难怪 7B 的 PPO 要用好几块显卡，或者改用 LoRA（这时参考模型就是“关掉适配器的策略”，可以不另占一份）。第 11 课会用同一个计算器做规划。把上面的数字改一改，就能问你自己的问题：模型换成 `qwen2.5-0.5b` 呢？批量加倍呢？
-#
+# 难怪 7B 的 PPO 要用好几块显卡，或者改用 LoRA（这时参考模型就是“关掉适配器的策略”，可以不另占一份）。第 11 课会用同一个计算器做规划。现在问你自己的问题：换一个模型、长度、批量，再运行下面这一格。
+
+# %% [markdown] tags=["en"]
+# No wonder that PPO with 7B models takes several cards, or LoRA (then the reference is the policy with its adapters switched off and takes no copy of its own). Lesson 11 plans with the same calculator. Now ask your own question: change the model, the length, the batch, and run the cell below again.
+
+# %%
+mine = museum.facts("qwen2.5-0.5b")  # one of museum.names()
+memory.ledger(
+    {
+        "generate 8 answers": memory.plan_generation(mine, tokens=2048, batch=8),
+        "train on 8 texts": memory.plan_training(mine, tokens=2048, batch=8),
+        "the same, checkpointing": memory.plan_training(mine, tokens=2048, batch=8, checkpointing=True),
+    }
+).round(1)
+
+# %% [markdown] tags=["zh"]
 # ## 8 真的打开看：训练过的权重
 #
 # 结构看完了，现在看数字。先和一份**同样结构、随机权重**的模型对比：
 
 # %% [markdown] tags=["en"]
-# No wonder that PPO with 7B models takes several cards, or LoRA (then the reference is the policy with its adapters switched off and takes no copy of its own). Lesson 11 plans with the same calculator. Change the numbers above to ask your own questions: what about `qwen2.5-0.5b`? What about twice the batch?
-#
 # ## 8 Opened for real: trained weights
 #
 # So much for structure; now the numbers. First in comparison with a model of the **same architecture and random weights**:
@@ -1034,12 +1065,12 @@ checks.e01_1(cached, cached / 4).must_pass()
 # %% [markdown] tags=["zh"]
 # ### 练习 2（找错）
 #
-# 下面的函数想数模型有多少参数，很多人就是这样写的；模型网站上 GPT-2 的 137M 也是这样来的。它有两个错。写出正确的 `count_parameters`：共享的只数一次，冻结的也要数，不是参数的不数。
+# 下面的函数想数模型有多少参数，很多人就是这样写的；上面 GPT-2 的 137M 也是这样来的。它有两个错。写出正确的 `count_parameters`：共享的只数一次，冻结的也要数，不是参数的不数。
 
 # %% [markdown] tags=["en"]
 # ### Exercise 2 (find the bug)
 #
-# The function below is meant to count a model's parameters. Many people write it like this, and the 137M that the model site shows for GPT-2 came about the same way. It has two mistakes. Write the right `count_parameters`: what is shared counts once, what is frozen counts too, and what is no parameter does not count.
+# The function below is meant to count a model's parameters. Many people write it like this, and GPT-2's 137M came about the same way. It has two mistakes. Write the right `count_parameters`: what is shared counts once, what is frozen counts too, and what is no parameter does not count.
 
 
 # %%
