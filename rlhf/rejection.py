@@ -365,8 +365,8 @@ def train_rounds(
     on_round(len(run.history), policy)
     for number in range(len(run.history) + 1, config.rounds + 1):
         rows = slice((number - 1) * config.prompts, number * config.prompts)
-        task = _Task(prompts[rows], lengths[rows], score, 1000 * (setup.seed + 1) + number, logs)
-        run.history.append(_one_round(run, sampler, task, number))
+        task = Task(prompts[rows], lengths[rows], score, 1000 * (setup.seed + 1) + number, logs)
+        run.history.append(one_round(run, sampler, task, number))
         if state is not None:
             run.save(state, fingerprint=mark)
         on_round(number, policy)
@@ -406,7 +406,7 @@ def lesson_sizes(profile: str | None = None) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """What one round works on."""
 
     prompts: Mapping[str, Sequence]
@@ -416,7 +416,7 @@ class _Task:
     logs: Path
 
 
-def _one_round(run: Rounds, sampler: nn.Module, task: _Task, number: int) -> dict[str, float]:
+def one_round(run: Rounds, sampler: nn.Module, task: Task, number: int) -> dict[str, float]:
     """Sample, choose, imitate; the numbers of this round, which go to TensorBoard too."""
     config, started = run.config, time.perf_counter()
     with tqdm(total=len(task.lengths) * config.k, desc=f"round {number} of {config.rounds}") as bar:
@@ -443,7 +443,7 @@ def _one_round(run: Rounds, sampler: nn.Module, task: _Task, number: int) -> dic
     return row
 
 
-def _pool(run: Rounds, sampler: nn.Module, task: _Task, number: int, bar: tqdm) -> Pool:
+def _pool(run: Rounds, sampler: nn.Module, task: Task, number: int, bar: tqdm) -> Pool:
     """The responses of this round; those of round 1 may be known."""
     if number > 1 or run.first_pool is None:
         pool = sample_pool(
