@@ -90,7 +90,7 @@ toy = GPT2LMHeadModel(
 toy
 
 # %% [markdown] tags=["zh"]
-# 括号前是模块在树里的名字，冒号后是它的类。从外往里读：`transformer` 里有词嵌入 `wte`、位置嵌入 `wpe`、块的列表 `h`、最后的归一化 `ln_f`；外面还有输出层 `lm_head`。沿着树走一遍，列出每个参数的形状：
+# 括号里是模块在树里的名字，冒号后是它的类。从外往里读：`transformer` 里有词嵌入 `wte`、位置嵌入 `wpe`、块的列表 `h`、最后的归一化 `ln_f`；外面还有输出层 `lm_head`。沿着树走一遍，列出每个参数的形状：
 
 # %% [markdown] tags=["en"]
 # Before the colon stands a module's name in the tree, behind it its class. Read from the outside in: `transformer` holds the embedding `wte`, the positions `wpe`, the list of blocks `h` and the last norm `ln_f`; outside of it is the output layer `lm_head`. Walk the tree and list the shape of every parameter:
@@ -474,12 +474,12 @@ assert head == (768 * 768 + 768) + (768 * 2 + 2) == anatomy.by_kind(classifier)[
 # %% [markdown] tags=["zh"]
 # ## 5 一张表
 #
-# 现在把 8 个模型排在一起。表里每一格都是量出来的：块的次序靠放大实验，注意力的种类看缓存里有几个头，门看宽度，共享看是不是同一个对象。
+# 现在把 8 个模型排在一起。除了填充词元（它写在配置里），每一格都是量出来的：块的次序靠放大实验，注意力的种类看缓存里有几个头，门看宽度，共享看是不是同一个对象。
 
 # %% [markdown] tags=["en"]
 # ## 5 One table
 #
-# Now all 8 of them in one table. Every entry is measured: block order by the experiment with the factor, the kind of attention by the heads in the cache, the gate by the widths, tying by the identity of the objects.
+# Now all 8 of them in one table. But for the pad token, which the configuration names, every entry is measured: block order by the experiment with the factor, the kind of attention by the heads in the cache, the gate by the widths, tying by the identity of the objects.
 
 # %%
 museum.table()
@@ -865,12 +865,12 @@ for word in words:
 print(f"{words[0]!r:9} random  {', '.join(neighbours(random, words[0]))}")
 
 # %% [markdown] tags=["zh"]
-# 训练过的邻居有道理，随机的没有。但要看清是什么道理：意思**相反**的词常常是近邻，因为它们能填进同样的句子。语言模型学的是“这里能放什么词”，不是“这个词是褒还是贬”。这正是 RLHF 要另外请一个奖励模型的原因。
+# 训练过的邻居有道理，随机的没有。但要看清是什么道理：意思**相反**的词常常是近邻，因为它们能填进同样的句子。语言模型学的是“这里能放什么词”，不是“这个词是褒还是贬”。RLHF 要另外请一个奖励模型，这是原因之一。
 #
 # 再看位置表 `wpe`：第 $i$ 行和第 $j$ 行有多像？
 
 # %% [markdown] tags=["en"]
-# The neighbours of trained words make sense, the random ones do not. But mind which sense: words of **opposite** meaning are often close, because they fit into the same sentences. A language model learns which word can stand here, not whether it praises. That is why RLHF brings in a reward model.
+# The neighbours of trained words make sense, the random ones do not. But mind which sense: words of **opposite** meaning are often close, because they fit into the same sentences. A language model learns which word can stand here, not whether it praises. That is one reason why RLHF brings in a reward model.
 #
 # Now the table of positions, `wpe`: how alike are row $i$ and row $j$?
 
@@ -985,14 +985,14 @@ print(f"which is more than {below:.0%} of the trained texts get")
 print(f"{above:.0%} of the gibberish scores above the median trained text; 50% would mean: no difference")
 
 # %% [markdown] tags=["zh"]
-# 先看最后一行的百分比：奖励模型要是认得出乱码，它应该接近 0；要是完全分不出，就是 50%。再看那段得分最高的乱码，它凭什么拿高分？不过是碰巧含有几个好词，或者开头的提示里就有（打分看的是提示加回复）。distinct-2 也帮不上忙：乱码的词组几乎从不重复，它反而满分。
+# 先看最后一行的百分比：奖励模型要是认得出乱码，它应该接近 0；要是完全分不出，就是 50%。再看那段得分最高的乱码，它凭什么拿高分？不过是碰巧含有几个好词，或者开头的提示里就有（打分看的是提示加回复）。distinct-2 也帮不上忙：乱码的词组几乎从不重复，它反而接近满分。
 #
 # 原因很简单：奖励模型只学过分辨影评的褒贬，从没见过乱码，也没有人问过它“这像不像话”。**分数回答的是它被训练去回答的问题，不是你心里想的那个问题。** 这就是为什么后面每张表都要同时看 KL 和多样性，为什么 PPO 要有参考模型拉住策略。
 #
 # 那么有没有一个数，能把两者分开？有，语言模型自己的困惑度（perplexity）：给它读真的影评，看它有多意外。
 
 # %% [markdown] tags=["en"]
-# Look at the percentage in the last line: if the reward model recognised gibberish, it would be near 0; if it could not tell at all, 50%. Then look at the gibberish with the highest score: what has earned it? A few kind words that happened to be in it, or in the prompt (what is scored is prompt plus response). Nor does distinct-2 help: gibberish hardly ever repeats a pair of words and gets full marks.
+# Look at the percentage in the last line: if the reward model recognised gibberish, it would be near 0; if it could not tell at all, 50%. Then look at the gibberish with the highest score: what has earned it? A few kind words that happened to be in it, or in the prompt (what is scored is prompt plus response). Nor does distinct-2 help: gibberish hardly ever repeats a pair of words and gets nearly full marks.
 #
 # The reason is simple: the reward model has learnt to tell praise from complaint in reviews; it has never seen gibberish, and nobody ever asked it whether a text makes sense. **A score answers the question that it was trained on, not the one in your head.** That is why all later tables show KL and diversity beside the score, and why PPO has a reference model to hold the policy back.
 #

@@ -151,7 +151,7 @@ def block_order(name: str) -> str:
 
 
 def describe(name: str) -> dict[str, str]:
-    """One row of :func:`table`, every entry measured on the model and not looked up."""
+    """One row of :func:`table`; but for the pad token, every entry is measured on the model."""
     model, pad = _shown(name), card(name).config.get("pad_token_id")
     measured, shared = facts(name), anatomy.tied(model)
     return {
