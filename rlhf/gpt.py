@@ -34,6 +34,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rlhf import checkpoint, published
+from rlhf.blocks import merge_heads, position_ids, split_heads
 from rlhf.errors import BadRollout, CannotWrite
 from rlhf.files import whole_folder
 from rlhf.published import UnsupportedModel
@@ -139,22 +140,13 @@ MUST_BE = {  # settings of GPT-2's configuration that change the computation: ex
 }
 
 
-# ------------------------------------------------------------------------------ masks, positions, the cache
-
-
-def positions(attention_mask: Tensor) -> Tensor:
-    """The place of every token in its own text, ``(B, T)``: padding is not counted.
-
-    ``[0, 0, 1, 1, 1]`` gives ``[0, 0, 0, 1, 2]``: on padding stands some legal number that nobody reads.
-    """
-    return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+# ----------------------------------------------------------------------------------- the mask, the cache
 
 
 def visible_keys(attention_mask: Tensor, new: int) -> Tensor:
     """Which of the T tokens each of the last ``new`` may read, ``(B, 1, new, T)``, True or False.
 
-    A token reads itself and what stands before it, but no padding. That padding still reads itself keeps its
-    softmax from being 0/0.
+    The last ``new`` rows of :func:`rlhf.blocks.visible`: with a cache, only they are computed.
     """
     length = attention_mask.shape[1]
     key = torch.arange(length, device=attention_mask.device)  # (T,)
@@ -194,17 +186,14 @@ class MaskedMultiheadSelfAttention(nn.Module):
 
     def forward(self, x: Tensor, visible: Tensor, cache: KVCache | None = None) -> Tensor:
         """``x`` ``(B, N, H)`` of the N newest tokens, ``visible`` ``(B, 1, N, T)``; returns ``(B, N, H)``."""
-        q, k, v = (self.heads(part) for part in self.qkv(x).chunk(3, dim=-1))  # each (B, heads, N, d)
+        parts = self.qkv(x).chunk(3, dim=-1)  # each (B, N, H)
+        q, k, v = (split_heads(part, self.n_head) for part in parts)  # each (B, heads, N, d)
         if cache is not None:
             k, v = cache.extend(k, v)  # (B, heads, T, d): those of earlier tokens too
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (B, heads, N, T)
         weights = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
         mixed = self.dropout(weights) @ v  # (B, heads, N, d)
-        return self.out(mixed.transpose(1, 2).flatten(2))  # heads side by side again: (B, N, H)
-
-    def heads(self, x: Tensor) -> Tensor:
-        """``(B, N, H)`` to ``(B, heads, N, d)``."""
-        return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
+        return self.out(merge_heads(mixed))  # heads side by side again: (B, N, H)
 
 
 class FFN(nn.Module):
@@ -250,7 +239,7 @@ class TransformerDecoder(nn.Module):
     def forward(self, x: Tensor, attention_mask: Tensor, cache: list[KVCache] | None = None) -> Tensor:
         """``x`` holds the N newest tokens, ``attention_mask`` ``(B, T)`` those in the cache as well."""
         new = x.shape[1]
-        place = positions(attention_mask)[:, -new:]  # (B, N)
+        place = position_ids(attention_mask)[:, -new:]  # (B, N)
         visible = visible_keys(attention_mask, new)  # (B, 1, N, T)
         h = self.dropout(self.token_embedding(x) + self.position_embedding(place))  # (B, N, H)
         for i, block in enumerate(self.blocks):

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model, TopKLogitsWarper, TopPLogitsWarper
 
-from rlhf import published, sampling
+from rlhf import blocks, published, sampling
+from rlhf.blocks import position_ids, split_heads
 from rlhf.errors import BadRollout, CannotWrite, MissingAssets
 from rlhf.gpt import (
     GPT,
@@ -24,7 +25,6 @@ from rlhf.gpt import (
     keep_top_p,
     next_token,
     next_token_loss,
-    positions,
     visible_keys,
 )
 from rlhf.published import UnsupportedModel
@@ -73,7 +73,7 @@ def test_logits_are_those_of_transformers(tmp_path, sizes):
     ids = random_ids((3, 9), ours.config.vocab_size)
     for mask in map(torch.tensor, MASKS.values()):
         with torch.no_grad():
-            want = theirs(ids, attention_mask=mask, position_ids=positions(mask)).logits
+            want = theirs(ids, attention_mask=mask, position_ids=position_ids(mask)).logits
             got = ours(ids, mask)
         assert torch.isfinite(got).all(), "padding must not become NaN"
         assert_close(got[mask.bool()], want[mask.bool()], atol=1e-4, rtol=1e-4)
@@ -137,20 +137,20 @@ def test_attention_is_scaled_dot_product_attention():
     layer = MaskedMultiheadSelfAttention(GPTConfig(n_embd=24, n_head=4)).eval()
     x, mask = torch.randn(2, 6, 24), torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6])
     visible = visible_keys(mask, 6)
-    q, k, v = (layer.heads(part) for part in layer.qkv(x).chunk(3, -1))
+    q, k, v = (split_heads(part, 4) for part in layer.qkv(x).chunk(3, -1))
     want = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)  # (B, heads, T, d)
     assert_close(layer(x, visible), layer.out(want.transpose(1, 2).reshape(2, 6, 24)), atol=1e-5, rtol=1e-5)
 
 
-def test_positions_and_visible_keys_by_hand():
+def test_visible_keys_by_hand():
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
-    assert positions(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2]]
     visible = visible_keys(mask, 5)
     assert visible.shape == (2, 1, 5, 5)
     assert visible[0, 0].long().tolist() == [
         [1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1],
     ]  # fmt: skip
-    assert torch.equal(visible_keys(mask, 2), visible[:, :, -2:])
+    for new in (1, 2, 5):
+        assert torch.equal(visible_keys(mask, new), blocks.visible(mask)[:, :, -new:])
 
 
 def test_the_cache_changes_no_number(tmp_path):
