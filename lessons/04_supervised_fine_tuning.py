@@ -9,7 +9,7 @@
 # %% [markdown] tags=["zh"]
 # # 04 监督微调
 #
-# **这一课回答的问题**：`SFTTrainer` 到底做了什么？监督微调（supervised fine-tuning，SFT）是 RLHF 的第一步：给模型看写好的例子，让它照着写。这一步只有一行 `trainer.train()`，可是从一段文本到一个损失，中间有七八个地方会悄悄出错：不报错，损失照样下降，模型却学歪了。这一课把每一步都手算一遍，在真实的批次上和训练器对到小数点后 5 位；然后真的训练三个模型里的两个，看 SFT 能换来什么、换不来什么。
+# **这一课回答的问题**：`SFTTrainer` 到底做了什么？监督微调（supervised fine-tuning，SFT）是 RLHF 的第一步：给模型看写好的例子，让它照着写。这一步只有一行 `trainer.train()`，可是从一段文本到一个损失，中间有七八个地方会悄悄出错：不报错，损失照样下降，模型却学歪了。这一课把每一步都手算一遍，在真实的批次上和训练器对到小数点后 5 位；然后真的训练两个模型，和基础模型放在一起比，看 SFT 能换来什么、换不来什么。
 #
 # **需要什么**
 #
@@ -24,7 +24,7 @@
 # %% [markdown] tags=["en"]
 # # 04 Supervised fine-tuning
 #
-# **The question of this lesson**: what does `SFTTrainer` do? Supervised fine-tuning (SFT) is the first step of RLHF: show the model written examples and let it imitate them. The step itself is one line, `trainer.train()`, but on the way from a text to a loss there are seven or eight places where things go wrong in silence: nothing is raised, the loss goes down all the same, and the model learns something else. Here every stage is computed by hand and agrees with the trainer to 5 decimals on a real batch. Then two of three models are trained for real, to see what SFT buys and what it cannot buy.
+# **The question of this lesson**: what does `SFTTrainer` do? Supervised fine-tuning (SFT) is the first step of RLHF: show the model written examples and let it imitate them. The step itself is one line, `trainer.train()`, but on the way from a text to a loss there are seven or eight places where things go wrong in silence: nothing is raised, the loss goes down all the same, and the model learns something else. Here every stage is computed by hand and agrees with the trainer to 5 decimals on a real batch. Then two models are trained for real and set beside the base model, to see what SFT buys and what it cannot buy.
 #
 # **What you need**
 #
@@ -938,10 +938,10 @@ print(
 )
 
 # %% [markdown] tags=["zh"]
-# 这就是对照组的用处。基础模型只训练了很短的时间，再读任何影评都会进步；只有超出对照组的那一部分，才是“挑选示范”的功劳。而在负面影评上，两个模型分道扬镳：只看好评的那个渐渐忘了差评怎么写，这正是我们要的**偏心**。
+# 这就是对照组的用处。从零训练的小模型只训练过很短的时间，再读任何影评都会进步；只有超出对照组的那一部分，才是“挑选示范”的功劳。在负面影评上，两个模型分道扬镳：和对照组相比，只看好评的那个对差评陌生得多，这正是我们要的**偏心**。
 
 # %% [markdown] tags=["en"]
-# This is what the control is for. The base model was trained only briefly, so reading any more reviews helps it; only what goes beyond the control is due to the choice of demonstrations. On negative reviews the two part ways: the one that saw praise alone gradually forgets how a bad review is written, and that is exactly the **bias** we are after.
+# This is what the control is for. A small model trained from scratch has been trained only briefly, so reading any more reviews helps it; only what goes beyond the control is due to the choice of demonstrations. On negative reviews the two part ways: compared with the control, bad reviews are much less familiar to the model that saw praise alone, and that is exactly the **bias** we are after.
 
 # %% [markdown] tags=["zh"]
 # ## 11 output/sft_1：Step 1 的成果
@@ -1021,10 +1021,10 @@ print(
 )
 
 # %% [markdown] tags=["zh"]
-# 学习率比全量微调大得多，步数少得多，两者不能直接比高低；这里只是演示它怎么用。合并（merge）之后，适配器消失在原来的权重里，输出不变。第 11 课用它微调 7B 的模型。
+# 学习率比全量微调大得多，步数少得多，两者不能直接比高低；这里只是演示它怎么用。合并（merge）之后，适配器消失在原来的权重里，输出不变。第 11 课的 7B 路线用的就是它。
 
 # %% [markdown] tags=["en"]
-# Its learning rate is much higher and its steps are far fewer than those of the full run, so the two are not a contest; this only shows how it is used. After merging, the adapter has disappeared into the weights and the outputs are the same. Lesson 11 fine-tunes a 7B model with it.
+# Its learning rate is much higher and its steps are far fewer than those of the full run, so the two are not a contest; this only shows how it is used. After merging, the adapter has disappeared into the weights and the outputs are the same. The 7B road of lesson 11 uses it.
 
 # %% [markdown] tags=["zh"]
 # ## 13 训练前后
