@@ -931,11 +931,15 @@ print(
     f"On positive reviews the loss of the control {verdict} ({mean:+.3f}): that part is plain further training."
 )
 print(f"Choosing the demonstrations changed it by another {extra:+.3f}.")
-rise = change["SFT on positive", "negative"]
-verdict = "more" if rise[1] > 0 else "less" if rise[2] < 0 else "neither more nor less"
-print(
-    f"By negative reviews, the model that saw praise alone is {verdict} surprised than the base ({rise[0]:+.3f})."
+
+control, chosen = (
+    [x.mean().item() for x in nats[f"SFT on {which}"]["negative"] if len(x)] for which in demos
 )
+mean, low, high = report.bootstrap_gain(control, chosen)
+print("On negative reviews the loss of the model that saw praise alone differs")
+print(f"from the control's by {mean:+.3f} [{low:+.3f}, {high:+.3f}],")
+print(f"from the base's by {change['SFT on positive', 'negative'][0]:+.3f}.")
+assert low > 0, "a model that saw praise alone should find bad reviews less familiar"
 
 # %% [markdown] tags=["zh"]
 # 这就是对照组的用处。从零训练的小模型只训练过很短的时间，再读任何影评都会进步；只有超出对照组的那一部分，才是“挑选示范”的功劳。在负面影评上，两个模型分道扬镳：和对照组相比，只看好评的那个对差评陌生得多，这正是我们要的**偏心**。
