@@ -132,7 +132,7 @@ pd.DataFrame({"query": Q.tolist(), "key": K.tolist(), "value": V.tolist()}, inde
 # %% [markdown] tags=["zh"]
 # ### 2.1 查询、键、值
 #
-# 每个词元说三句话：**查询**（query）是“我在找什么”，**键**（key）是“我是什么”，**值**（value）是“找到我的话，就拿走这个”。真实模型里 $W_q$、$W_k$、$W_v$ 是学出来的；这里由我们来定，好让每个数都有意思：名词 film 在找形容词，动词 shines 在找名词，a 和 dull 什么都不找。
+# 每个词元说三句话：**查询**（query）是“我在找什么”，**键**（key）是“我是什么”，**值**（value）是“找到我的话，就拿走这个”。（提示在代码里也叫 query，同名而已，不是一回事。）真实模型里 $W_q$、$W_k$、$W_v$ 是学出来的；这里由我们来定，好让每个数都有意思：名词 film 在找形容词，动词 shines 在找名词，a 和 dull 什么都不找。
 #
 # 查询和键的内积就是匹配的程度，除以 $\sqrt{d}$（为什么要除，2.4 再说）：
 #
@@ -141,7 +141,7 @@ pd.DataFrame({"query": Q.tolist(), "key": K.tolist(), "value": V.tolist()}, inde
 # %% [markdown] tags=["en"]
 # ### 2.1 Queries, keys, values
 #
-# Every token says three things. Its **query**: this is what I look for. Its **key**: this is what I am. Its **value**: this is what you get from me. In a real model $W_q$, $W_k$ and $W_v$ are learnt; here we choose them so that every number means something. The noun film looks for an adjective, the verb shines for a noun; a and dull look for nothing.
+# Every token says three things. Its **query**: this is what I look for. Its **key**: this is what I am. Its **value**: this is what you get from me. (Prompts are called queries in code, too; the two have only the name in common.) In a real model $W_q$, $W_k$ and $W_v$ are learnt; here we choose them so that every number means something. The noun film looks for an adjective, the verb shines for a noun; a and dull look for nothing.
 #
 # The inner product of a query and a key says how well they match; it is divided by $\sqrt{d}$ (2.4 says why):
 #
@@ -215,17 +215,9 @@ for d in (4, 16, 64, 256, 1024):
     raw = (q @ k.transpose(1, 2)).squeeze(1)  # (500, 64)
     for name, s in (("no scale", raw), ("/ √d", raw / d**0.5)):
         w = s.softmax(-1)
-        slope = (w * (1 - w)).sum(-1).mean()
-        rows.append(
-            {
-                "d": d,
-                "scale": name,
-                "std of scores": s.std(),
-                "largest weight": w.amax(-1).mean(),
-                "gradient": slope,
-            }
-        )
-saturation = pd.DataFrame(rows).astype({"std of scores": float, "largest weight": float, "gradient": float})
+        found = s.std(), w.amax(-1).mean(), (w * (1 - w)).sum(-1).mean()
+        rows.append([d, name, *(float(value) for value in found)])
+saturation = pd.DataFrame(rows, columns=["d", "scale", "std of scores", "largest weight", "gradient"])
 assert saturation.query("scale == '/ √d'")["std of scores"].between(0.9, 1.1).all()
 saturation.pivot(index="d", columns="scale").round(3)
 
@@ -308,16 +300,17 @@ attention_mask = torch.tensor(
 )  # (B=2, T=4): the first text is padded on the left
 strict = blocks.causal_mask(4) & attention_mask.bool()[:, None, :]  # (B, T, T)
 _, weights = blocks.attention(Q.expand(2, 4, 2), K.expand(2, 4, 2), V.expand(2, 4, 2), strict)
-print("by the formula:", weights[0, 0])
-print(
-    "in PyTorch:    ", F.scaled_dot_product_attention(Q[None], K[None], V[None], attn_mask=strict[:1])[0, 0]
-)
+masked = F.scaled_dot_product_attention(Q[None], K[None], V[None], attn_mask=strict[:1])
+lowest = torch.finfo(torch.float32).min  # a finite number in place of -inf
+print("by the formula:     ", weights[0, 0].tolist())
+print("PyTorch's function: ", masked[0, 0].tolist(), "(the output)")
+print("a finite minimum:   ", scores.masked_fill(~strict[0], lowest).softmax(-1)[0].tolist())
 
 # %% [markdown] tags=["zh"]
-# 公式给出 NaN，PyTorch 的这个函数遇到整行都被遮住时返回 0，transformers 则让这样的行随便看（它的输出没有人读）。`blocks.visible` 让填充只看自己：
+# 公式给出 NaN；PyTorch 的融合函数遇到整行都被遮住时返回 0；transformers 的 `eager` 实现用一个负得极大、但有限的数代替 $-\infty$，这样的行就成了平均。三种都行，只要不是 NaN，因为没有人读这一行的输出。`blocks.visible` 让填充只看自己：
 
 # %% [markdown] tags=["en"]
-# The formula gives NaN; PyTorch's function returns 0 for a row that is masked entirely; transformers lets such a row look anywhere (nobody reads its output). `blocks.visible` lets padding look at itself:
+# The formula gives NaN; PyTorch's fused function returns 0 for a row that is masked entirely; the `eager` implementation of transformers puts a hugely negative but finite number in place of $-\infty$, and such a row becomes an even mean. Anything but NaN will do, since nobody reads the output of this row. `blocks.visible` lets padding look at itself:
 
 # %%
 print(inspect.getsource(blocks.visible).split('"""')[2])
@@ -386,18 +379,11 @@ def rebuilt(theirs: nn.Module, heads: int) -> blocks.Block:
 
 # %%
 precise = copy.deepcopy(policy).double()
-queries = [
-    torch.tensor(tokenizer(text)["input_ids"])
-    for text in ("This movie was", "I have never seen such a dull film")
-]
-ids, attention_mask = (
-    t.to(setup.device) for t in sampling.left_pad(queries, tokenizer.pad_token_id)
-)  # (B, T)
-inputs = {
-    "input_ids": ids,
-    "attention_mask": attention_mask,
-    "position_ids": blocks.position_ids(attention_mask),
-}
+pair = "This movie was", "I have never seen such a dull film"
+queries = [torch.tensor(tokenizer(text)["input_ids"], device=setup.device) for text in pair]
+ids, attention_mask = sampling.left_pad(queries, tokenizer.pad_token_id)  # (B, T) each
+inputs = {"input_ids": ids, "attention_mask": attention_mask}
+inputs["position_ids"] = blocks.position_ids(attention_mask)
 live = attention_mask.bool()
 for implementation in ("eager", "sdpa"):
     precise.set_attn_implementation(implementation)
@@ -407,10 +393,10 @@ for implementation in ("eager", "sdpa"):
     print(f"{implementation:5}: largest difference {(ours - states[1])[live].abs().max():.1e}, bar 1e-5")
 
 # %% [markdown] tags=["zh"]
-# 一整个 GPT-2 也就是：词向量加位置向量，穿过所有块，最后一次归一化，再乘输出矩阵。第 03 课会把它写成一个完整的类。
+# 一整个 GPT-2 也就是：词嵌入（embedding）加位置编码（position encoding），穿过所有块，最后一次归一化，再乘输出矩阵。第 03 课会把它写成一个完整的类。
 
 # %% [markdown] tags=["en"]
-# And a whole GPT-2 is: word vectors plus position vectors, through all blocks, one last norm, one output matrix. Lesson 03 turns this into a proper class.
+# And a whole GPT-2 is: embeddings plus position encodings, through all blocks, one last norm, one output matrix. Lesson 03 turns this into a proper class.
 
 # %%
 body = precise.transformer
@@ -677,9 +663,9 @@ same = (torch.stack(written) == alone_text[:, :4]).float().mean().item()
 print(f"a plain call equals 'positions forgotten'; generate writes what each prompt alone gives: {same:.0%}")
 
 # %% [markdown] tags=["zh"]
-# ## 7 KV 缓存：同样的数字，少得多的活
+# ## 7 键值缓存：同样的数字，少得多的活
 #
-# 写回复时，每写一个词元就要再算一次。可是前面各位置的键和值**不会变**：它们只依赖自己和更早的位置（因果掩码的功劳）。那就把它们存起来，这就是 KV 缓存（KV cache）：每一步只算新词元的查询、键、值，拿新查询去问存着的所有键。
+# 写回复时，每写一个词元就要再算一次。可是前面各位置的键和值**不会变**：它们只依赖自己和更早的位置（因果掩码的功劳）。那就把它们存起来，这就是键值缓存（KV cache）：每一步只算新词元的查询、键、值，拿新查询去问存着的所有键。
 #
 # ### 7.1 手算
 #
@@ -738,9 +724,8 @@ for T in lengths:
     counts.append((again.get_total_flops() // 2, step.get_total_flops() // 2))  # 2 FLOPs per multiply-add
     formula = L * (12 * H**2 * T + 2 * H * T**2) + VOCAB * H, L * (12 * H**2 + 2 * H * T) + VOCAB * H
     assert counts[-1] == formula
-    print(
-        f"T = {T:3}: all again {counts[-1][0]:>13,}, cached {counts[-1][1]:>11,}, {counts[-1][0] / counts[-1][1]:5.1f} ×"
-    )
+    saved = counts[-1][0] / counts[-1][1]
+    print(f"T = {T:3}: all again {counts[-1][0]:>13,}, cached {counts[-1][1]:>11,}, {saved:5.1f} ×")
 
 # %% [markdown] tags=["zh"]
 # ### 7.3 量一量时间
@@ -942,17 +927,13 @@ def feed_forward(name: str) -> dict:
     cfg.num_hidden_layers = 1
     with torch.device("meta"):
         model = AutoModel.from_config(cfg)
-    shapes = [
-        w.shape for key, w in model.named_parameters() if w.dim() == 2 and re.search(r"mlp|ffn|\.fc\d", key)
-    ]
-    d, total = cfg.hidden_size, sum(a * b for a, b in shapes) // cfg.hidden_size
-    hidden = min(a * b // d for a, b in shapes)
-    act = next(
-        v
-        for k in ("hidden_activation", "hidden_act", "activation_function", "activation")
-        if (v := getattr(cfg, k, None))
-    )
-    kind = {2: "FFN", 3: "GLU"}[total // hidden]
+    weights = [w for key, w in model.named_parameters() if w.dim() == 2 and re.search(r"mlp|ffn|\.fc\d", key)]
+    d = cfg.hidden_size
+    others = [w.numel() // d for w in weights]  # each matrix is d × something
+    hidden = min(others)
+    names = ("hidden_activation", "hidden_act", "activation_function", "activation")
+    act = next(getattr(cfg, key) for key in names if getattr(cfg, key, None))
+    kind = {2: "FFN", 3: "GLU"}[sum(others) // hidden]
     return {"kind": kind, "activation": act, "d": d, "hidden": hidden, "hidden / d": round(hidden / d, 2)}
 
 
@@ -966,7 +947,7 @@ pd.DataFrame({name: feed_forward(name) for name in families}).T
 #
 # ### 9.1 最后的向量是一个和
 #
-# 每一半都只往残差流里加。所以最后一个块的输出，**恰好**等于词向量与位置向量，加上所有注意力、所有前馈层的输出：
+# 每一半都只往残差流里加。所以最后一个块的输出，**恰好**等于词嵌入与位置编码，加上所有注意力、所有前馈层的输出：
 
 # %% [markdown] tags=["en"]
 # The pattern is plain: the generation of GPT-2, OPT and BERT uses FFNs, recent decoders nearly always GLUs; a silu gate is SwiGLU, a gelu gate GEGLU. These are the defaults of the configuration classes in transformers; models of one family differ from size to size. Names can mislead, too: the first ChatGLM-6B has a class called `GLU` without a gate (lesson 01 shows it). So count matrices, do not read names.
@@ -975,7 +956,7 @@ pd.DataFrame({name: feed_forward(name) for name in families}).T
 #
 # ### 9.1 The last vector is a sum
 #
-# Each half only adds to the residual stream. So what leaves the last block is **exactly** the word and position vectors plus what all attentions and all feed-forward layers have put out:
+# Each half only adds to the residual stream. So what leaves the last block is **exactly** the embeddings and position encodings plus what all attentions and all feed-forward layers have put out:
 
 # %%
 added, hooks = [], []
@@ -989,22 +970,22 @@ for hook in hooks:
     hook.remove()
 embedded = policy.transformer.wte(few) + policy.transformer.wpe.weight[: few.shape[1]]  # (B, T, H)
 torch.testing.assert_close(embedded + sum(added), last[0], atol=1e-3, rtol=1e-3)
-for name, parts in (("attention", added[::2]), ("feed-forward", added[1::2])):
+lengths = {
+    "attention": added[::2],
+    "feed-forward": added[1::2],
+    "embedding": [embedded],
+    "end of stream": last,
+}
+for name, parts in lengths.items():
     print(
-        f"{name:12}", [round(part.norm(dim=-1).mean().item(), 2) for part in parts], "mean length per layer"
-    )
-print(
-    "embedding   ",
-    round(embedded.norm(dim=-1).mean().item(), 2),
-    "· end of the stream",
-    round(last[0].norm(dim=-1).mean().item(), 2),
-)
+        f"{name:13}", [round(part.norm(dim=-1).mean().item(), 2) for part in parts]
+    )  # mean length, by layer
 
 # %% [markdown] tags=["zh"]
-# 既然流里一直是同一种向量，就可以在任何一层**提前下车**：取那一层的流，直接归一化、乘输出矩阵，看模型此刻会猜什么（这叫 logit lens）。每过一个块，留出影评上的损失降多少？（输出矩阵就是词向量表，所以一个块都还没过的时候，最像的往往是刚读到的那个词自己。）
+# 既然流里一直是同一种向量，就可以在任何一层**提前下车**：取那一层的流，直接归一化、乘输出矩阵，看模型此刻会猜什么（这叫 logit lens）。每过一个块，留出影评上的损失降多少？（输出矩阵就是词嵌入表，所以一个块都还没过的时候，最像的往往是刚读到的那个词自己。）
 
 # %% [markdown] tags=["en"]
-# Since the stream carries the same kind of vector all the way, one may **get off early**: take the stream after any block, apply the last norm and the output matrix, and see what the model would guess at this point (the logit lens). How much does each block lower the loss on held-out reviews? (The output matrix is the table of word vectors, so before the first block the best match tends to be the very word just read.)
+# Since the stream carries the same kind of vector all the way, one may **get off early**: take the stream after any block, apply the last norm and the output matrix, and see what the model would guess at this point (the logit lens). How much does each block lower the loss on held-out reviews? (The output matrix is the table of embeddings, so before the first block the best match tends to be the very word just read.)
 
 # %%
 states = [*policy(few, output_hidden_states=True).hidden_states[:-1], last[0]]  # L + 1 times (B, T, H)
@@ -1019,14 +1000,14 @@ for number, state in enumerate(states):
 # %% [markdown] tags=["zh"]
 # ### 9.2 LayerNorm 与 RMSNorm
 #
-# 归一化（normalisation）让一个位置上的向量回到固定的大小。LayerNorm 减均值、除以标准差；RMSNorm 不减均值，只除以均方根，Llama 以来的模型多用它：少一步，也没有偏置。
+# 层归一化（layer norm）让一个位置上的向量回到固定的大小。LayerNorm 减均值、除以标准差；RMSNorm 不减均值，只除以均方根，Llama 以来的模型多用它：少一步，也没有偏置。
 #
 # $$\mathrm{LN}(x) = \frac{x-\mu}{\sqrt{\sigma^2+\epsilon}}\odot\gamma+\beta \qquad \mathrm{RMS}(x) = \frac{x}{\sqrt{\tfrac1H\sum_i x_i^2+\epsilon}}\odot\gamma$$
 
 # %% [markdown] tags=["en"]
 # ### 9.2 LayerNorm and RMSNorm
 #
-# Normalisation brings the vector of a position back to a fixed size. LayerNorm subtracts the mean and divides by the standard deviation; RMSNorm subtracts nothing and divides by the root mean square. Most models since Llama use the latter: a step less, and no bias.
+# A layer norm brings the vector of a position back to a fixed size. LayerNorm subtracts the mean and divides by the standard deviation; RMSNorm subtracts nothing and divides by the root mean square. Most models since Llama use the latter: a step less, and no bias.
 #
 # $$\mathrm{LN}(x) = \frac{x-\mu}{\sqrt{\sigma^2+\epsilon}}\odot\gamma+\beta \qquad \mathrm{RMS}(x) = \frac{x}{\sqrt{\tfrac1H\sum_i x_i^2+\epsilon}}\odot\gamma$$
 
@@ -1081,9 +1062,8 @@ for name, results in measured.items():
     axes[0].plot(range(1, depths[-1] + 1), results[-1][0], label=name)
     axes[1].plot(depths, [gradient for _, gradient in results], "o-", label=name)
 first = measured["pre-LN"][0][1]
-axes[1].plot(
-    depths, [first * (depths[0] / depth) ** 0.5 for depth in depths], ":", color="0.4", label="1/√depth"
-)
+falling = [first * (depths[0] / depth) ** 0.5 for depth in depths]
+axes[1].plot(depths, falling, ":", color="0.4", label="1/√depth")
 axes[0].set(xlabel="block", title="size (RMS) of the residual stream")
 axes[1].set(xscale="log", yscale="log", xlabel="depth", title="gradient of the last block's W_down")
 axes[1].set_xticks(depths, depths)
@@ -1106,7 +1086,7 @@ assert deep / shallow < 0.6 < deep_post / shallow_post
 #
 # ## 10 旋转位置编码（RoPE）
 #
-# 注意力本身不知道次序：把前面的词元打乱，加权平均不变。GPT-2 的办法是给每个位置学一个向量，加在词向量上。Llama 一代的办法是**旋转**：把查询和键的特征两两配对，看成平面上的箭头，按所在位置 $m$ 转一个角度 $m\theta_i$，每对有自己的转速 $\theta_i = 10000^{-2i/d}$。
+# 注意力本身不知道次序：把前面的词元打乱，加权平均不变。GPT-2 的办法是给每个位置学一个向量，加在词嵌入上。Llama 一代的办法是**旋转**：把查询和键的特征两两配对，看成平面上的箭头，按所在位置 $m$ 转一个角度 $m\theta_i$，每对有自己的转速 $\theta_i = 10000^{-2i/d}$。
 #
 # $$\langle R_m q,\; R_n k\rangle = \langle q,\; R_{n-m}\,k\rangle$$
 #
@@ -1140,9 +1120,8 @@ q, k = torch.randn(2, 64, generator=generator, dtype=torch.float64)  # (d,) each
 
 def score(m: int, n: int) -> float:
     """Query at position m, key at position n, both rotated."""
-    turned = [
-        blocks.rotate(v, blocks.rotary_angles(torch.tensor(p).double(), 64)) for v, p in ((q, m), (k, n))
-    ]
+    places = (torch.tensor(place).double() for place in (m, n))
+    turned = [blocks.rotate(v, blocks.rotary_angles(p, 64)) for v, p in zip((q, k), places, strict=True)]
     return float(turned[0] @ turned[1])
 
 
@@ -1153,17 +1132,16 @@ assert abs(score(5, 2) - only_the_difference) < 1e-6  # the formula: m = 5, n = 
 assert abs(score(5, 2) - score(1005, 1002)) < 1e-6 < abs(score(5, 2) - score(5, 3))
 
 # %% [markdown] tags=["zh"]
-# 前三行的距离都是 3，分数相同；第四行距离是 2，分数就变了。画出来：左边是一对特征随位置转动的箭头；中间是同一个查询和键放在所有位置上的分数，每条斜线上颜色相同；右边是策略学出来的位置向量在第 0 层、第 0 个头里的分数，只看位置、不看词，斜线上就不那么整齐了。
+# 前三行的距离都是 3，分数相同；第四行距离是 2，分数就变了。画出来：左边是一对特征随位置转动的箭头；中间是同一个查询和键放在所有位置上的分数，每条斜线上颜色相同；右边是策略学出来的位置编码在第 0 层、第 0 个头里的分数（只看位置，不看词；每一行减去了均值，因为整行一起加减，softmax 看不出来），斜线上就不那么整齐了。
 
 # %% [markdown] tags=["en"]
-# The first three lines have a distance of 3 and the same score; the fourth, at a distance of 2, differs. As a picture: on the left, a pair of features turning with the position; in the middle, the scores of one query and one key at all positions, the same colour along each diagonal; on the right, the scores that the policy's learnt position vectors give in head 0 of layer 0, positions alone and no words: the diagonals are less tidy.
+# The first three lines have a distance of 3 and the same score; the fourth, at a distance of 2, differs. As a picture: on the left, a pair of features turning with the position; in the middle, the scores of one query and one key at all positions, the same colour along each diagonal; on the right, the scores that the policy's learnt position encodings give in head 0 of layer 0 (positions alone, no words; the mean of each row is taken off, since the softmax does not see what a whole row has in common): the diagonals are less tidy.
 
 # %%
 places = torch.arange(24.0)
 angles = blocks.rotary_angles(places, 64)  # (T, d / 2)
-rope = (
-    blocks.rotate(q.float().expand(24, 64), angles) @ blocks.rotate(k.float().expand(24, 64), angles).T
-)  # (T, T)
+turned = [blocks.rotate(v.float().expand(24, 64), angles) for v in (q, k)]  # (T, d) each
+rope = turned[0] @ turned[1].T  # (T, T)
 parts = block.attn.c_attn(block.ln_1(policy.transformer.wpe.weight[:24])).cpu().chunk(3, dim=-1)
 width = config.n_embd // config.n_head
 learnt = parts[0][:, :width] @ parts[1][:, :width].T / width**0.5  # (T, T)
@@ -1194,30 +1172,23 @@ plt.show()
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-full_turn = torch.cat((angles, angles), -1)[
-    None
-]  # transformers repeats the angles for both halves: (1, T, d)
-theirs, _ = apply_rotary_pos_emb(
-    q.float().expand(1, 1, 24, 64), k.float().expand(1, 1, 24, 64), full_turn.cos(), full_turn.sin()
-)
-torch.testing.assert_close(
-    blocks.rotate(q.float().expand(24, 64), angles), theirs[0, 0], atol=1e-5, rtol=1e-5
-)
+whole = torch.cat((angles, angles), -1)[None]  # (1, T, d): transformers repeats them for both halves
+expanded = [v.float().expand(1, 1, 24, 64) for v in (q, k)]  # (B, heads, T, d)
+for here, there in zip(turned, apply_rotary_pos_emb(*expanded, whole.cos(), whole.sin()), strict=True):
+    torch.testing.assert_close(here, there[0, 0], atol=1e-5, rtol=1e-5)
+print("the package's rotation is that of transformers")
 
+# %%
 torch.manual_seed(0)
 shape = {"hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 2, "num_attention_heads": 4}
-tiny_llama = LlamaForCausalLM(
-    LlamaConfig(**shape, vocab_size=len(tokenizer), pad_token_id=None, bos_token_id=0, eos_token_id=0)
-).eval()
-cpu_ids, cpu_mask = ids.cpu(), attention_mask.cpu()
-with torch.no_grad():
-    right, wrong = (
-        tiny_llama(cpu_ids, attention_mask=cpu_mask, position_ids=p).logits[:, -1]
-        for p in (blocks.position_ids(cpu_mask), counted(cpu_mask))
-    )
+special = {"vocab_size": len(tokenizer), "pad_token_id": None, "bos_token_id": 0, "eos_token_id": 0}
+tiny_llama = LlamaForCausalLM(LlamaConfig(**shape, **special)).eval().requires_grad_(False)
+rows, mask = ids.cpu(), attention_mask.cpu()
+places = blocks.position_ids(mask), counted(mask)
+right, wrong = (tiny_llama(rows, attention_mask=mask, position_ids=p).logits[:, -1] for p in places)
 moved = padding.loc["positions forgotten", "largest logit difference"]
 print(
-    f"positions forgotten: Llama's logits move by {(right - wrong).abs().max():.1e}, the policy's by {moved:.1e}"
+    f"positions forgotten: Llama's logits move by {(right - wrong).abs().max():.1e}, GPT-2's by {moved:.1e}"
 )
 assert (right - wrong).abs().max() < 1e-4
 
@@ -1248,31 +1219,20 @@ def token_blocks(split: str, count: int) -> torch.Tensor:
 
 
 train_rows, test_rows = token_blocks("train", sizes["reviews"]), token_blocks("test", 150)[:512]
-common = (
-    train_rows.flatten().bincount(minlength=len(tokenizer)).argsort(descending=True)[: sizes["vocab"] - 1]
-)
+counted_tokens = train_rows.flatten().bincount(minlength=len(tokenizer))
+common = counted_tokens.argsort(descending=True)[: sizes["vocab"] - 1]
 renumber = torch.zeros(len(tokenizer), dtype=torch.long)
 renumber[common] = torch.arange(1, sizes["vocab"])
 train_rows, test_rows = renumber[train_rows], renumber[test_rows].to(setup.device)
-print(
-    "train",
-    tuple(train_rows.shape),
-    "test",
-    tuple(test_rows.shape),
-    f"rare tokens {(train_rows == 0).float().mean():.1%}",
-)
+rare = (train_rows == 0).float().mean()
+print(f"train {tuple(train_rows.shape)}, test {tuple(test_rows.shape)}, rare tokens {rare:.1%}")
 
 
 # %%
 def tiny_policy(kind: str, seed: int) -> nn.Module:
     """An untrained GPT-2 whose feed-forward layers are FFNs, or GLUs of the given kind with as many weights."""
     torch.manual_seed(seed)
-    shape = {
-        "positions": sizes["block"],
-        "width": sizes["width"],
-        "layers": sizes["layers"],
-        "heads": sizes["heads"],
-    }
+    shape = {"positions": sizes["block"], **{key: sizes[key] for key in ("width", "layers", "heads")}}
     model, width = pretrain.new_policy(shape, sizes["vocab"], 0), sizes["width"]
     for one in model.transformer.h:
         narrow = blocks.matched_hidden(4 * width)
@@ -1286,9 +1246,8 @@ def train(model: nn.Module, seed: int) -> list[float]:
 
     def batches():
         while True:
-            yield train_rows[torch.randint(len(train_rows), (sizes["batch"],), generator=generator)].to(
-                setup.device
-            )
+            chosen = torch.randint(len(train_rows), (sizes["batch"],), generator=generator)
+            yield train_rows[chosen].to(setup.device)  # (B, T)
 
     def keep(batch: torch.Tensor) -> torch.Tensor:
         loss = loss_of(model, batch)
@@ -1329,12 +1288,10 @@ rows = {}
 for seed in range(sizes["seeds"]):
     pair = [block_losses(trained[kind, seed]) for kind in kinds]
     gap, low, high = report.bootstrap_gain(*pair)
-    rows[seed] = dict(zip(kinds, (part.mean().item() for part in pair), strict=True)) | {
-        "SwiGLU − FFN": gap,
-        "95% low": low,
-        "95% high": high,
-    }
-contest = pd.DataFrame(rows).T.rename_axis("seed")
+    both = [part.mean().item() for part in pair]
+    rows[seed] = [*both, gap, low, high]
+names = [*kinds, "SwiGLU − FFN", "95% low", "95% high"]
+contest = pd.DataFrame(rows, index=names).T.rename_axis("seed")
 contest.round(4)
 
 # %%
@@ -1410,9 +1367,8 @@ def without(model: nn.Module, part: str):
         if part == "no causal mask":
             hooks.append(one.attn.register_forward_pre_hook(see_all, with_kwargs=True))
         if part == "no attention":
-            hooks.append(
-                one.attn.register_forward_hook(lambda _, args, out: (torch.zeros_like(out[0]), *out[1:]))
-            )
+            silent = lambda _, args, out: (torch.zeros_like(out[0]), *out[1:])  # noqa: E731
+            hooks.append(one.attn.register_forward_hook(silent))
         if part == "no feed-forward":
             hooks.append(one.mlp.register_forward_hook(lambda _, args, out: torch.zeros_like(out)))
     try:
@@ -1448,13 +1404,10 @@ for part in ("full", "no causal mask"):
 # %%
 def in_one_pass(model: nn.Module, rollout: sampling.Rollout) -> torch.Tensor:
     """Log-probabilities before every response token, from one pass: ``(all response tokens, V)``."""
-    ids, mask = sampling.left_pad(
-        rollout.sequences, tokenizer.pad_token_id
-    )  # responses end in the last column
+    ids, mask = sampling.left_pad(rollout.sequences, tokenizer.pad_token_id)  # all end in the last column
     logits = model(ids, attention_mask=mask, position_ids=blocks.position_ids(mask)).logits  # (B, T, V)
-    return torch.cat([row[-n - 1 : -1] for row, n in zip(logits, rollout.lengths, strict=True)]).log_softmax(
-        -1
-    )
+    rows = [row[-n - 1 : -1] for row, n in zip(logits, rollout.lengths, strict=True)]  # before each token
+    return torch.cat(rows).log_softmax(-1)
 
 
 def prefix_by_prefix(model: nn.Module, rollout: sampling.Rollout) -> torch.Tensor:
@@ -1527,39 +1480,41 @@ for name in VARIANTS[1:]:
         meta=report.run_meta(setup, started),
         show=setup.evaluation["shown"],
     )
-    folder = setup.output / name.replace(" ", "_") if name != "no attention" else setup.output
-    reports[name].save(folder)
-summary = {
-    "full": {
-        "reward": rewards["full"].mean(),
-        "KL": 0.0,
-        "log p": fluency["full"].mean(),
-        "distinct-2": report.distinct_n(texts["full"]),
-    }
+reports["no attention"].save(setup.output)
+for result in reports.values():
+    print(result)
+
+# %%
+NUMBERS = {
+    "reward": "reward_mean",
+    "gain": "reward_gain",
+    "95% low": "reward_gain_low",
+    "95% high": "reward_gain_high",
+}
+NUMBERS |= {"KL": "kl", "log p": "judge_mean", "distinct-2": "distinct_2"}
+rows = {
+    "full": {short: reports["no attention"].numbers.get(f"{key}_before") for short, key in NUMBERS.items()}
 }
 for name, result in reports.items():
     n = result.numbers
-    summary[name] = {
-        "reward": n["reward_mean_after"],
-        "gain": n["reward_gain"],
-        "95% low": n["reward_gain_low"],
-        "95% high": n["reward_gain_high"],
-    }
-    summary[name] |= {"KL": n["kl"], "log p": n["judge_mean_after"], "distinct-2": n["distinct_2_after"]}
-columns = ["reward", "gain", "95% low", "95% high", "KL", "log p", "distinct-2"]
-summary = pd.DataFrame(summary).T.astype(float)[columns]
+    rows[name] = {short: n.get(f"{key}_after", n.get(key)) for short, key in NUMBERS.items()}
+summary = pd.DataFrame(rows, dtype=float).T
 summary.round(3)
 
+# %% [markdown] tags=["zh"]
+# 同一行是同一个提示，方括号里是奖励：
+
+# %% [markdown] tags=["en"]
+# A row is one prompt; the reward is in brackets:
+
 # %%
-shown = pd.DataFrame(
-    {"query": prompts["query"]}
-    | {
-        name: [f"{t} [{r:+.2f}]" for t, r in zip(texts[name], rewards[name].tolist(), strict=True)]
-        for name in VARIANTS
-    }
-)
+shown = pd.DataFrame({"query": prompts["query"]})
+for name in VARIANTS:
+    scored = zip(texts[name], rewards[name].tolist(), strict=True)
+    shown[name] = [f"{response} [{score:+.2f}]" for response, score in scored]
 left = {"text-align": "left", "vertical-align": "top"}
-shown.head(setup.evaluation["shown"]).style.hide().set_uuid("02").set_properties(**left)
+styled = shown.head(setup.evaluation["shown"]).style.hide().set_uuid("02").set_properties(**left)
+report.Html(styled.to_html(), shown.head(4).to_string(index=False))
 
 # %% [markdown] tags=["zh"]
 # 先自己读一读这些回复，再看奖励：奖励模型分得出它们吗？
@@ -1586,7 +1541,7 @@ assert (summary["log p"].iloc[2:] < summary.loc["full", "log p"] - 0.5).all()
 # - 注意力：查询问，键答，值给；$\mathrm{softmax}(QK^\top/\sqrt{d})\,V$。除以 $\sqrt{d}$ 是为了不让 softmax 饱和。
 # - 掩码在 softmax 之前加：因果掩码不许看未来，填充掩码不许看填充。多头只是变形。
 # - 左填充时，掩码和位置都要对；错了不报错，只会悄悄写出别的东西。RoPE 不怕平移，学出来的位置怕。
-# - KV 缓存用内存换计算，数字不变；它之所以合法，靠的是因果掩码。
+# - 键值缓存用内存换计算，数字不变；它之所以合法，靠的是因果掩码。
 # - 前馈层占块里三分之二的参数；GLU 多一道门，隐藏宽度取三分之二，参数就一样多。
 # - 残差流是一个和；pre-LN 不碰它，所以深的模型也好训练。
 # - 谁更好，要在同样的参数、同样的数据、几个种子下量过再说，还要说出噪声有多大。
@@ -1652,12 +1607,12 @@ checks.e02_1(solution_1).must_pass()
 # %% [markdown] tags=["zh"]
 # ### 练习 2（左填充的位置）
 #
-# 写出 `position_ids`：输入是 0 和 1 的掩码，形状 (B, T)，输出每个真词元在自己文本里的位置，从 0 数起。填充位置上放什么都行，但必须是合法的位置（不小于 0，小于 T），因为它们也要去查位置向量表。填充可能在左，也可能在右。
+# 写出 `position_ids`：输入是 0 和 1 的掩码，形状 (B, T)，输出每个真词元在自己文本里的位置，从 0 数起。填充位置上放什么都行，但必须是合法的位置（不小于 0，小于 T），因为它们也要去查位置编码表。填充可能在左，也可能在右。
 
 # %% [markdown] tags=["en"]
 # ### Exercise 2 (positions under left padding)
 #
-# Write `position_ids`: in comes a mask of 0 and 1, shape (B, T); out goes the position of every real token in its own text, counted from 0. On padding any number will do as long as it is a valid position (not below 0, and below T), since it is looked up in the table of position vectors too. Padding may be on the left or on the right.
+# Write `position_ids`: in comes a mask of 0 and 1, shape (B, T); out goes the position of every real token in its own text, counted from 0. On padding any number will do as long as it is a valid position (not below 0, and below T), since it is looked up in the table of position encodings too. Padding may be on the left or on the right.
 
 
 # %% tags=["exercise"]

@@ -168,7 +168,7 @@ def _explain_positions(got: Tensor, want: Tensor, live: Tensor, length: int) -> 
         raise Wrong("从 1 数起了，第一个真词元的位置是 0。", "It starts at 1; the first real token is at 0.")
     if torch.equal(got[live], want[live]) and ((got < 0) | (got >= length)).any():
         raise Wrong(
-            "填充位置上不是合法的位置（小于 0 或不小于 T），查位置向量表时会出错。",
+            "填充位置上不是合法的位置（小于 0 或不小于 T），查位置编码表时会出错。",
             "Padding holds no valid position (below 0, or T and above): looking it up fails.",
         )
 

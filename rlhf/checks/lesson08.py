@@ -203,7 +203,7 @@ _LOGITS = (  # NEGATIVE, POSITIVE of each response
     ((0.4, 1.5), (2.9, -3.0), (-0.2, 0.3)),
     ((1.9, -2.0), (0.8, -0.7), (3.1, -2.8), (1.1, -1.2)),  # all negative: the mildest is the best
     ((-4.0, 2.0), (0.5, 1.0), (3.0, -1.0)),  # neither place of the two labels finds the best
-    ((-1.0, 3.0), (2.0, -2.0)),
+    ((-1.0, 3.0), (2.0, -2.0), (1.0, -2.5)),
 )
 
 
