@@ -94,9 +94,8 @@ def main() -> None:
         print(f"{name:>20}: {max(found):8.1f} responses per second")
     best = max(rates["batched"])
     print(f"batched is {best / max(rates['one by one']):.1f} times as fast as one by one,")
-    print(
-        f"and {best / max(rates['one prompt at a time']):.1f} times as fast as one prompt at a time with K in a call"
-    )
+    slower = max(rates["one prompt at a time"])
+    print(f"and {best / slower:.1f} times as fast as one prompt at a time with K in a call")
 
 
 if __name__ == "__main__":

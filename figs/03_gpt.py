@@ -1,6 +1,6 @@
 """Lesson 03: how token ids become logits in the course's GPT, with the shape of everything on the way.
 
-In: nothing. Out: ``figs/03_gpt.svg``; blue holds weights, white is data. Run ``python figs/03_gpt.py`` after a change.
+In: nothing. Out: ``figs/03_gpt.svg``; blue holds weights, white is data. Run it again after a change.
 """
 
 from __future__ import annotations
