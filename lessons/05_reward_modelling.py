@@ -230,7 +230,7 @@ print(ours.column_names, [tokenizer.decode(token) for token in ours[0]["chosen_i
 # %%
 looking = reward_model.new_trainer(setup, {"train": splits["train"].select(range(256))}, tokenizer)
 theirs = RewardTrainer(looking.model, looking.args, train_dataset=few, processing_class=tokenizer)
-for name in ours.column_names:
+for name in ("chosen_ids", "rejected_ids"):
     assert list(theirs.train_dataset[name]) == list(ours[name])
 print("TRL makes the same tokens; its columns:", theirs.train_dataset.column_names)
 
@@ -239,14 +239,14 @@ print("TRL makes the same tokens; its columns:", theirs.train_dataset.column_nam
 #
 # ### 2.2 批次
 #
-# 一批 B 对，训练器把它们叠成 2B 条文本：前一半全是 `chosen`，后一半全是 `rejected`，右边填充（padding）到一样长，一次前向就全部算完。
+# 一批 B 对，训练器把它们叠成 2B 条文本：前一半全是 `chosen`，后一半全是 `rejected`，右边填充（padding）到一样长，一次前向就全部算完。长短相近的对排进同一批（`train_sampling_strategy="group_by_length"`，用到 `length` 那一列），填充就少，算得也快。
 
 # %% [markdown] tags=["en"]
 # One difference is on purpose: TRL **leaves out** a pair that exceeds `max_length`; the package cuts its **beginning** off, because the end of a text is what is judged.
 #
 # ### 2.2 The batch
 #
-# Of B pairs the trainer makes a stack of 2B texts: first all that were `chosen`, then all that were `rejected`, padded on the right to one length, and one forward pass does them all.
+# Of B pairs the trainer makes a stack of 2B texts: first all that were `chosen`, then all that were `rejected`, padded on the right to one length, and one forward pass does them all. Pairs of like length share a batch (`train_sampling_strategy="group_by_length"`, which uses the column `length`): there is less padding, and it runs faster.
 
 # %%
 batch = next(iter(looking.get_train_dataloader()))
@@ -538,7 +538,6 @@ pd.DataFrame({"default": map(str, defaults), "here": map(str, here)}, names)
 untrained = rewards.PairwiseReward(
     reward_model.save(setup, trainer, splits, setup.output / "untrained"), setup.device
 )
-begin = trainer.state.log_history[-1]  # what evaluating on the held-out pairs gave
 result = trainer.train()
 print(f"{result.global_step} steps in {result.metrics['train_runtime']:.0f} s")
 
@@ -615,11 +614,17 @@ print(f"{reward([text]).item():+.3f} {text!r}")
 # The intervals are 95% bootstrap intervals over the held-out pairs.
 
 # %%
-print(inspect.getsource(baselines.wins).split('"""')[2])
+print(inspect.getsource(baselines.wins))
 scorers = {"reward model": reward, "before training": untrained, "coin": baselines.coin}
 scorers |= {"longer": baselines.length, "listed words": baselines.listed_words}
 scorers["counted words"] = baselines.CountedWords.fit(splits["train"])
-found = {name: baselines.accuracy(scorer, test) for name, scorer in scorers.items()}
+scored = {
+    name: [scorer(test[side][:]) for side in ("chosen", "rejected")] for name, scorer in scorers.items()
+}
+
+# %%
+right = {name: baselines.wins(*both) for name, both in scored.items()}  # (N,) each
+found = {name: report.bootstrap_gain(np.zeros(len(test)), r) for name, r in right.items()}
 accuracies = pd.DataFrame(found, ["accuracy", "low", "high"]).T
 accuracies.round(3)
 
@@ -649,14 +654,13 @@ print(f"The whole interval of the reward model lies above those of: {beaten}.")
 # Where does the one that counts words lose? Split by kind of pair. And invite a stronger one, which counts **pairs of neighbouring words** too; neighbours such as "although the" give it a little of the order.
 
 # %%
-rivals = {"reward model": reward, "counted words": scorers["counted words"]}
-rivals["words and neighbours"] = baselines.CountedWords.fit(splits["train"], longest=2)
-right = {name: baselines.wins(scorer, test) for name, scorer in rivals.items()}  # (N,) each
+neighbours = baselines.CountedWords.fit(splits["train"], longest=2)
+right["words and neighbours"] = baselines.wins(*(neighbours(test[side][:]) for side in test.column_names))
 kinds = {"all": turned | True, "turned": turned, "others": ~turned}
 print({kind: int(which.sum()) for kind, which in kinds.items()}, "pairs")
-pd.DataFrame(
-    {kind: {name: r[which].mean() for name, r in right.items()} for kind, which in kinds.items()}
-).round(3)
+names = ["reward model", "counted words", "words and neighbours"]
+shares = {kind: {name: right[name][which].mean() for name in names} for kind, which in kinds.items()}
+pd.DataFrame(shares).round(3)
 
 # %%
 gap = report.bootstrap_gain(right["words and neighbours"], right["reward model"])
@@ -696,7 +700,8 @@ for name in ("chosen", "rejected"):
 # $\sigma(|d|)$ is how sure the model is of its own decision. Calibration means: of the pairs on which it is 90% sure, it is right in 90%.
 
 # %%
-margin = (reward(test["chosen"][:]) - reward(test["rejected"][:])).numpy()  # (N,)
+c, r = scored["reward model"]  # (N,) each
+margin = (c - r).numpy()  # (N,)
 sure = 1 / (1 + np.exp(-np.abs(margin)))  # (N,), from 0.5 to 1
 bins = np.array_split(np.argsort(sure), 8)  # eight bins of equally many pairs
 claimed = np.array([sure[rows].mean() for rows in bins])
@@ -745,7 +750,6 @@ print(f"so the model is {kind}")
 # A preference means something **within its pair** only. What if the `chosen` of one pair meets the `rejected` of another?
 
 # %%
-c, r = (reward(test[name][:]) for name in ("chosen", "rejected"))  # (N,) each
 elsewhere = (c[:, None] < r[None, :]).float().mean()  # (N, N)
 print(
     f"chosen below its own rejected: {(c < r).float().mean():.1%}; below a rejected of any pair: {elsewhere:.1%}"
@@ -918,12 +922,9 @@ plt.show()
 
 # %%
 classifier = rewards.SentimentReward(setup.reward_model, setup.device)
+plain = test.select(np.flatnonzero(~turned))
 for name, scorer in (("reward model", reward), ("sentiment classifier", classifier)):
-    print(
-        "{:21} {:.3f} [{:.3f}, {:.3f}]".format(
-            name, *baselines.accuracy(scorer, test.select(np.flatnonzero(~turned)))
-        )
-    )
+    print("{:21} {:.3f} [{:.3f}, {:.3f}]".format(name, *baselines.accuracy(scorer, plain)))
 
 # %% [markdown] tags=["zh"]
 # （对调的对没有算进来：那个分类器没有见过这样的题。）
@@ -1091,11 +1092,13 @@ def as_question(row):
 
 asked = test.map(as_question)
 print(repr(asked[0]["chosen"][:70]))
-for name, rows in (("as in training", test), ("another template", asked)):
-    score = reward(rows["chosen"][:] + rows["rejected"][:])
+both = {"as in training": scored["reward model"]}
+both["another template"] = [reward(asked[side][:]) for side in asked.column_names]
+for name, (good, poor) in both.items():
+    share = report.bootstrap_gain(np.zeros(len(test)), baselines.wins(good, poor))
     print(
-        "{:17} accuracy {:.3f} [{:.3f}, {:.3f}]".format(name, *baselines.accuracy(reward, rows)),
-        f"mean score {score.mean():+.2f}",
+        "{:17} accuracy {:.3f} [{:.3f}, {:.3f}],".format(name, *share),
+        f"mean score {torch.cat([good, poor]).mean():+.2f}",
     )
 
 # %% [markdown] tags=["zh"]
@@ -1119,10 +1122,9 @@ result = report.before_after(
     queries,
     poor,
     good,
-    reward(test["rejected"][:]),
-    reward(test["chosen"][:]),
-    judge_before=untrained(test["rejected"][:]),
-    judge_after=untrained(test["chosen"][:]),
+    *reversed(scored["reward model"]),
+    judge_before=scored["before training"][1],
+    judge_after=scored["before training"][0],
     judge_name="before training",
     names=("rejected", "chosen"),
     title="05 Reward modelling",
@@ -1144,17 +1146,13 @@ print(result.summary())
 # And the mean scores of three groups of texts, before and after training:
 
 # %%
-groups = {
-    "held-out, chosen": test["chosen"][:],
-    "held-out, rejected": test["rejected"][:],
-    "policy samples": samples,
-}
+after, before = scored["reward model"], scored["before training"]
+groups = {"held-out, chosen": (before[0], after[0]), "held-out, rejected": (before[1], after[1])}
+groups["policy samples"] = (untrained(samples), reward(samples))
 rows = {}
-for name, texts in groups.items():
-    means = [report.bootstrap_gain(np.zeros(len(texts)), scorer(texts)) for scorer in (untrained, reward)]
-    rows[name] = ["{:+.2f} [{:+.2f}, {:+.2f}]".format(*mean) for mean in means] + [
-        f"{reward(texts).std():.2f}"
-    ]
+for name, both in groups.items():
+    means = [report.bootstrap_gain(np.zeros(len(scores)), scores) for scores in both]
+    rows[name] = ["{:+.2f} [{:+.2f}, {:+.2f}]".format(*mean) for mean in means] + [f"{both[1].std():.2f}"]
 pd.DataFrame(rows, ["mean before", "mean after", "spread after"]).T
 
 # %% [markdown] tags=["zh"]
@@ -1200,7 +1198,7 @@ loss_at_the_start, accuracy_at_the_start = ..., ...
 checks.e05_1(loss_at_the_start, accuracy_at_the_start)
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
-margins = untrained(test["chosen"][:]) - untrained(test["rejected"][:])  # (N,)
+margins = scored["before training"][0] - scored["before training"][1]  # (N,)
 measured = -F.logsigmoid(margins).mean().item(), (margins > 0).float().mean().item()
 print("measured: loss {:.3f}, accuracy {:.3f}".format(*measured))
 checks.e05_1(math.log(2), 0.5).must_pass()

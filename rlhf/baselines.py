@@ -83,15 +83,18 @@ class CountedWords:
         return torch.tensor(self.vectoriser.transform(list(texts)) @ self.weights, dtype=torch.float32)
 
 
-def wins(scorer: Scorer, pairs: Dataset) -> np.ndarray:
-    """1 where the chosen text scores higher, 0 where it scores lower, ½ on a tie: ``(N,)``."""
-    if not len(pairs):
-        raise BadData("没有可评测的偏好对。", "There are no pairs to measure on.")
-    chosen, rejected = (scorer(pairs[name][:]) for name in ("chosen", "rejected"))
+def wins(chosen: torch.Tensor, rejected: torch.Tensor) -> np.ndarray:
+    """Scores ``(N,)`` of both sides → 1 where chosen is higher, 0 where it is lower, ½ on a tie: ``(N,)``."""
     return ((chosen > rejected).double() + 0.5 * (chosen == rejected).double()).numpy()
 
 
 def accuracy(scorer: Scorer, pairs: Dataset) -> tuple[float, float, float]:
-    """Share of pairs ordered as the annotator did, with its 95% bootstrap interval: ``(mean, low, high)``."""
-    right = wins(scorer, pairs)
+    """Share of pairs ordered as the annotator did, with its 95% bootstrap interval: ``(mean, low, high)``.
+
+    Raises:
+        BadData: there are no pairs.
+    """
+    if not len(pairs):
+        raise BadData("没有可评测的偏好对。", "There are no pairs to measure on.")
+    right = wins(*(scorer(pairs[name][:]) for name in ("chosen", "rejected")))
     return bootstrap_gain(np.zeros(len(right)), right)

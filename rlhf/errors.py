@@ -37,6 +37,10 @@ class BadRollout(CourseError, ValueError):
     """Queries, responses or scores that cannot be trained on; raised before anything is updated."""
 
 
+class BadRecipe(CourseError, ValueError):
+    """A recipe or a command line with a field that does not exist or cannot have that value."""
+
+
 class BadState(CourseError, ValueError):
     """A saved training state that is damaged or of another run, or a moment at which none can be saved."""
 

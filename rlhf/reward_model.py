@@ -113,11 +113,15 @@ def new_model(
 
 
 def tokenise(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """``chosen`` and ``rejected`` as ``chosen_ids`` and ``rejected_ids``, which RewardTrainer takes as is."""
+    """``chosen`` and ``rejected`` as ``chosen_ids`` and ``rejected_ids``, which RewardTrainer takes as is.
+
+    A column ``length``, that of the longer one, lets pairs of like length share a batch.
+    """
     from datasets import Dataset
 
     ids = {f"{name}_ids": rewards.to_tokens(tokenizer, rows[name][:], max_length) for name in pairs.COLUMNS}
-    return Dataset.from_dict(ids)
+    length = [max(map(len, pair)) for pair in zip(*ids.values(), strict=True)]
+    return Dataset.from_dict({**ids, "length": length})
 
 
 def new_trainer(
@@ -142,6 +146,8 @@ def new_trainer(
     cpu = setup.device == "cpu"
     settings = {
         "output_dir": str(profiles.make_folder(profiles.root() / "output" / KEY)),
+        "train_sampling_strategy": "group_by_length",  # little of a batch is padding then
+        "remove_unused_columns": False,  # the lengths are used
         "max_length": None,  # nothing to leave out: tokenise has cut what was too long
         "seed": setup.seed,
         "use_cpu": cpu,

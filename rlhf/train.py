@@ -1,0 +1,211 @@
+"""The four stages as commands, for runs without a notebook: the lessons' functions, settings from a recipe.
+
+    python -m rlhf.train sft       --config recipes/sft.yaml         # → output/sft_1   lesson 04
+    python -m rlhf.train reward    --config recipes/reward.yaml      # → output/rm_2    lesson 05
+    python -m rlhf.train ppo       --config recipes/ppo.yaml         # → output/ppo_3   lesson 07
+    python -m rlhf.train rejection --config recipes/rejection.yaml   # → output/rs_4    lesson 08
+    python -m rlhf.train ppo --help                                  # every field, and what it is for
+
+A field comes from the command line (``--field value`` or ``--set field=value``), else from the recipe, else
+from the profile, else from its default in :mod:`rlhf.stages`. The result is an ordinary model folder with
+``recipe.yaml``, all fields as they really were, beside the weights. What is needed on the way only, the
+curves for TensorBoard and the states that an interrupted run goes on from, is in ``output/runs/<name>``; the
+same command once more goes on. PPO then ends as if it had never stopped; SFT and the reward model go on from
+the checkpoints of transformers' Trainer, rejection sampling from its last whole round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf import errors, profiles, recipes
+from rlhf.errors import BadRecipe, CannotWrite, MissingAssets
+from rlhf.stages import OWN, STAGES, Stage
+
+if TYPE_CHECKING:
+    from rlhf.profiles import Setup
+
+RECIPE = "recipe.yaml"
+UNFINISHED = ("state", "checkpoint-*")  # what an interrupted run leaves in its folder
+MAY_DIFFER = ("resume", "save_every", "output", "log_with")  # between a run and its continuation
+Fields = Mapping[str, recipes.Field]
+
+
+@errors.command
+def main(words: Sequence[str] | None = None) -> int:
+    """The command ``python -m rlhf.train``."""
+    words = list(sys.argv[1:] if words is None else words)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if words[0] not in STAGES:
+        raise BadRecipe(
+            f"没有名为 {words[0]} 的阶段；可选：{', '.join(STAGES)}。",
+            f"There is no stage {words[0]}; there are: {', '.join(STAGES)}.",
+        )
+    try:
+        run(words[0], words[1:])
+    except KeyboardInterrupt:
+        print("\n同样的命令再运行一次，就接着跑。 The same command once more goes on.", file=sys.stderr)
+        raise
+    return 0
+
+
+def run(name: str, words: Sequence[str]) -> Path:
+    """One stage, from words to its result; returns the folder. What can be wrong is a ``CourseError``."""
+    stage, program = STAGES[name], f"python -m rlhf.train {name}"
+    known = stage.known()
+    values = resolve(stage, known, words, program)
+    output = Path(values["output"]).expanduser()
+    folder = output.resolve() if len(output.parts) > 1 else profiles.root() / "output" / output
+    work = folder.parent / "runs" / folder.name
+    setup = make_setup(stage, values)
+    head = f"{program} --config {RECIPE}\n{setup.describe()}"
+    begin(work, folder, values, known, head)
+    print(setup.describe())
+    stage.train(values, setup, work, folder)
+    recipes.write_file(folder / RECIPE, values, known, head)
+    for left in _unfinished(work):
+        shutil.rmtree(left, ignore_errors=True)
+    print(f"→ {_place(folder)}; {RECIPE} in it says how · curves: tensorboard --logdir {_place(work)}")
+    return folder
+
+
+def resolve(stage: Stage, known: Fields, words: Sequence[str], program: str) -> dict[str, Any]:
+    """Every field of a stage: command line, else recipe, else profile, else default.
+
+    Raises:
+        BadRecipe, BadConfig: a field that does not exist, or a value it cannot have. BadProfile: no such
+            profile.
+    """
+    usual = profiles.read()
+    about = f"{stage.about}\n\nIn brackets: the default; sizes are those of the profile {usual['name']}."
+    config, given = recipes.parse_words(words, known, program, about, _of_profile(stage, known, usual, {}))
+    given = {**(recipes.read_file(config, known) if config else {}), **given}
+    chosen = _of_profile(stage, known, profiles.read(given.get("profile")), given)
+    values = {name: field.default for name, field in known.items()} | chosen | given
+    stage.check(values)
+    return values
+
+
+def _of_profile(
+    stage: Stage, known: Fields, profile: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the profile says about this stage's fields, checked like a recipe."""
+    sizes = {name: value for name, value in stage.sizes(profile, given).items() if name in known}
+    sizes |= {"profile": profile["name"], "seed": profiles.seed(profile)}
+    return recipes.check(sizes, known, f"profiles/{profile['name']}.yaml")
+
+
+def make_setup(stage: Stage, values: Mapping[str, Any]) -> Setup:
+    """The profile's setup with the recipe's models, seed and lengths in place of its own.
+
+    Raises:
+        MissingAssets: a model is not there; the message names the command that makes it.
+    """
+    from accelerate.utils import set_seed
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it would describe the profile's models
+        setup = profiles.setup(stage.lesson, values["profile"])
+    changes: dict[str, Any] = {"seed": values["seed"], "policy": find_model(values["policy"], setup.policy)}
+    if "reward_model" in values:
+        changes["reward_model"] = find_model(values["reward_model"], setup.reward_model)
+        queries, responses = (_range(values, name) for name in ("query_tokens", "response_tokens"))
+        changes |= {"prompts": {"min_chars": values["min_chars"], **queries}, "response": responses}
+    set_seed(values["seed"])
+    return dataclasses.replace(setup, **changes)
+
+
+def _range(values: Mapping[str, Any], name: str) -> dict[str, int]:
+    """``[2, 8]`` as the profile has it: ``min_tokens`` 2, ``max_tokens`` 8."""
+    if len(values[name]) != 2 or not 0 < values[name][0] < values[name][1]:
+        raise BadRecipe(
+            f"{name} 应当是两个递增的正整数，例如 [2, 8]，而不是 {values[name]}。",
+            f"{name} must be two rising whole numbers such as [2, 8], not {values[name]}.",
+        )
+    return dict(zip(("min_tokens", "max_tokens"), values[name], strict=True))
+
+
+def find_model(name: str, own: Path) -> Path:
+    """The folder of a model: ``own`` for ``profile``, a name under ``output/``, or a folder.
+
+    Raises:
+        MissingAssets: there is none; the message names the command that makes it, or the models that exist.
+    """
+    if name == OWN:
+        return own
+    output = profiles.root() / "output"
+    for folder in (output / name, profiles.root() / name, Path(name).expanduser()):
+        if (folder / "config.json").is_file():
+            return folder.resolve()
+    for key, stage in STAGES.items():
+        if Path(name).name == stage.makes:
+            command = f"python -m rlhf.train {key} --config recipes/{key}.yaml"
+            raise MissingAssets(
+                f"还没有 {name}。先运行：{command}", f"There is no {name} yet. Run: {command}"
+            )
+    there = ", ".join(sorted(path.parent.name for path in output.glob("*/config.json"))) or "-"
+    raise MissingAssets(
+        f"找不到模型 {name}。output/ 里有：{there}；也可以写 profile（配置自带的），或一个文件夹。",
+        f"There is no model {name}. Under output/ there are: {there}; profile (the profile's own) or a "
+        "folder can be named too.",
+    )
+
+
+def begin(work: Path, folder: Path, values: Mapping[str, Any], known: Fields, head: str) -> None:
+    """Make ``work`` ready: as an interrupted run of this recipe left it, or empty.
+
+    Raises:
+        BadRecipe: the interrupted run was of another recipe; the message names the fields.
+        CannotWrite: one of the two folders holds something else, which is left alone.
+    """
+    for place, mark in ((work, RECIPE), (folder, "config.json")):
+        if place.is_dir() and any(place.iterdir()) and not (place / mark).is_file():
+            raise CannotWrite(
+                f"{place} 里已有别的文件，不会覆盖。请用 output 换一个名字。",
+                f"{place} holds other files and is left alone. Choose another name with output.",
+            )
+    if values["resume"] and _unfinished(work):
+        saved = recipes.read_file(work / RECIPE, known)
+        if changed := recipes.differences(saved, values, MAY_DIFFER):
+            listed = "\n  ".join(changed)
+            raise BadRecipe(
+                f"{work} 里没跑完的训练用的是另一份配方（见下）。改回去，或用 --resume false 重新开始。",
+                f"The unfinished run in {work} was of another recipe. Go back to its values, or begin anew "
+                f"with --resume false.\n  {listed}",
+            )
+    else:
+        shutil.rmtree(work, ignore_errors=True)
+    recipes.write_file(work / RECIPE, values, known, head)
+
+
+def _unfinished(work: Path) -> list[Path]:
+    return [path for pattern in UNFINISHED for path in work.glob(pattern)]
+
+
+def _place(folder: Path) -> str:
+    try:
+        return folder.relative_to(profiles.root()).as_posix()
+    except ValueError:
+        return str(folder)
+
+
+def usage() -> str:
+    """What is printed when no stage is named."""
+    lines = [
+        "usage: python -m rlhf.train STAGE [--config recipes/STAGE.yaml] [--FIELD VALUE ...]",
+        "选一个阶段；STAGE --help 列出它的全部字段。 Choose a stage; STAGE --help lists its fields.",
+        "",
+    ]
+    return "\n".join(lines + [f"  {name:10} {stage.about}" for name, stage in STAGES.items()])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
