@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 
 import torch
+import transformers
 
 from rlhf import evaluate, profiles, rejection, sampling, sft
 
@@ -55,6 +56,7 @@ def main() -> None:
         "--cpu-seconds", action="store_true", help="count CPU time: for a machine that is busy"
     )
     args = parser.parse_args()
+    transformers.utils.logging.set_verbosity_error()  # a finished row that waits looks like padding to it
     setup = profiles.setup("08_rejection_sampling", args.profile)
     clock = time.process_time if args.cpu_seconds else time.perf_counter
     policy, tokenizer = sft.load_policy(setup.policy, setup.device)

@@ -196,6 +196,9 @@ def test_sft_reads_the_sampled_tokens_and_the_loss_is_theirs_alone(parts, tmp_pa
         losses.append(-logp.gather(1, target[:, None])[len(query) - 1 :, 0])
     config = RejectionConfig(**SMALL | {"batch_size": 6})
     student = copy.deepcopy(model)
+    for module in student.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
     log = rejection.imitate(student, tokenizer, rows, config, logs=tmp_path / "logs")
     assert log[0]["loss"] == pytest.approx(torch.cat(losses).mean().item(), abs=1e-3)
     assert any(path.is_file() for path in (tmp_path / "logs").rglob("*tfevents*"))
