@@ -495,7 +495,6 @@ plt.show()
 
 
 # %%
-# %%
 def loss_of(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each next token, ``(B, T)`` to a mean over ``B · (T - 1)`` predictions."""
     logits = model(input_ids=rows).logits[:, :-1]  # (B, T-1, V): the last position has no next token
