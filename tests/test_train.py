@@ -217,7 +217,8 @@ def test_ppo_makes_a_plain_model_and_says_how(home, capsys):
     assert "4 steps · score" in capsys.readouterr().out
     values = yaml.safe_load((folder / "recipe.yaml").read_text())
     assert values["steps"] == 4 and values["learning_rate"] == 1e-3 and values["cliprange"] == 0.2
-    assert [path.name for path in (home / "output" / "runs" / "ppo_3").iterdir()] == ["recipe.yaml"]
+    left = {path.name for path in (home / "output" / "runs" / "ppo_3").iterdir()}
+    assert left <= {"recipe.yaml", "runs"}  # no saved state; TensorBoard's files may stay
 
     again = ["ppo", "--config", str(folder / "recipe.yaml"), "--output", "again"]
     assert train.main(again) == 0
@@ -238,7 +239,8 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_stopped(home, caps
         a, b = (home / "output" / run / name for run in ("ppo_3", "unbroken"))
         assert a.read_bytes() == b.read_bytes()
     logs = [pd.read_csv(home / "output" / run / "history.csv") for run in ("ppo_3", "unbroken")]
-    pd.testing.assert_frame_equal(*logs)
+    # all that was logged is the same, but for how long it took
+    pd.testing.assert_frame_equal(*(log[[key for key in log if not key.startswith("time/")]] for log in logs))
 
 
 def test_a_new_beginning_can_be_asked_for(home, capsys):
