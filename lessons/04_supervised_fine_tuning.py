@@ -818,7 +818,7 @@ for which, rows in demos.items():
         seed=setup.seed,
         device=setup.device,
         eval_strategy="steps",
-        eval_steps=math.ceil(steps / 3),
+        eval_steps=max(1, steps // 3),
         eval_on_start=True,
     )
     runs[which] = sft.make_trainer(model, tokenizer, rows, config, watched)
@@ -1119,15 +1119,11 @@ for name, old in (("SFT on everything", "base"), ("SFT on positive", "SFT on eve
     print(f"{name} against {old}: {mean:+.3f} [{low:+.3f}, {high:+.3f}] → {verdict}")
 
 # %% [markdown] tags=["zh"]
-# 第二行才是“挑选示范”的功劳。对照组若也有一点增益，多半是因为基础模型的句子还不够通顺，平均分比影评本身还低；多读影评，它就向影评的平均分靠拢，不会再往上。下面的图把影评本身也画了进去。
-#
 # ### 13.1 模仿的天花板
 #
 # 增益为什么只有这么多？因为模仿者最多写得和示范**一样**。取留出的影评的开头，截成和模型的文本同样的长度，让奖励模型打分，就知道天花板在哪里：
 
 # %% [markdown] tags=["en"]
-# The second line is what the choice of demonstrations brought. If the control gained a little as well, the likely reason is that the base model does not write quite fluently yet and scores below the reviews themselves; reading more of them moves it towards their mean, and no further. The picture below shows the reviews too.
-#
 # ### 13.1 The ceiling of imitation
 #
 # Why is the gain no larger? Because an imitator writes at best **like** its demonstrations. Take the openings of held-out reviews, cut them to the length of the models' texts, and let the reward model score them: that is where the ceiling is.
