@@ -243,12 +243,12 @@ def test_a_profile_without_sizes_is_named(monkeypatch):
     fields = {"lessons": {reward_model.KEY: {"pairs": 3}}}
     monkeypatch.setattr(reward_model.profiles, "read", lambda name: fields)
     with pytest.raises(BadProfile, match="held_out, reward, tokens"):
-        reward_model.sizes(type("S", (), {"profile": "offline"}))
+        reward_model.sizes(type("S", (), {"profile": "offline", "lesson": "07_ppo_imdb"}))
 
 
 def test_every_profile_has_sizes():
     from rlhf import profiles
 
     for name in profiles.names():
-        found = reward_model.sizes(type("S", (), {"profile": name}))
+        found = reward_model.sizes(type("S", (), {"profile": name, "lesson": "07_ppo_imdb"}))
         assert found["pairs"] >= 1000 and found["reward"]["learning_rate"] > 0
