@@ -49,8 +49,7 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(…, in)`` to ``(…, out)``. Raises BadAdapter for training what is merged: it could not learn."""
-        if self.merged and self.training and torch.is_grad_enabled():
-            _bad("合并后的适配器不会再学习，先 unmerge", "Merged adapters do not learn; unmerge them first")
+        self._refuse_to_train_merged()
         y = self.base(x)
         if self.merged or not self.enabled:
             return y
@@ -59,6 +58,10 @@ class LoRALinear(nn.Module):
     def delta(self) -> Tensor:
         """What the side path adds to ``W``, ``(out, in)``; its rank is at most ``rank``."""
         return self.scale * self.lora_B @ self.lora_A
+
+    def _refuse_to_train_merged(self) -> None:
+        if self.merged and self.training and torch.is_grad_enabled():
+            _bad("合并后的适配器不会再学习，先 unmerge", "Merged adapters do not learn; unmerge them first")
 
     def extra_repr(self) -> str:
         return f"rank={len(self.lora_A)}, scale={self.scale:g}, merged={self.merged}"
