@@ -26,6 +26,7 @@ from rlhf import pairs, profiles, rewards
 from rlhf.data import load_reviews
 from rlhf.errors import BadProfile
 from rlhf.files import folder_mark, whole_folder
+from rlhf.sft import keep_logs_together
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -169,6 +170,7 @@ def new_trainer(
         processing_class=tokenizer,
     )
     trainer.remove_callback(PrinterCallback)  # a dict per log; the lesson draws the history instead
+    keep_logs_together(trainer)
     return trainer
 
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -34,7 +36,7 @@ from rlhf.files import folder_mark, whole_folder
 if TYPE_CHECKING:
     from datasets import Dataset
     from peft import PeftConfig
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
     from trl import SFTConfig, SFTTrainer
 
     from rlhf.profiles import Setup
@@ -190,7 +192,7 @@ def make_trainer(
             _check_rows(part)
     with _quiet_preparation(tokenizer), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # names that the libraries will change for each other
-        return SFTTrainer(
+        trainer = SFTTrainer(
             model=model,
             args=config,
             train_dataset=rows,
@@ -199,6 +201,22 @@ def make_trainer(
             peft_config=peft_config,
             **settings,
         )
+    keep_logs_together(trainer)
+    return trainer
+
+
+def keep_logs_together(trainer: Trainer) -> None:
+    """TensorBoard's files of ``trainer`` go under its ``output_dir``, whatever it does first.
+
+    transformers' callback learns that place when training begins. What is logged before, by an evaluation of
+    the untrained model, would open a folder ``runs`` wherever the program was started.
+    """
+    from transformers.integrations import TensorBoardCallback
+
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            run = time.strftime("%Y%m%d-%H%M%S")
+            callback.logging_dir = os.path.join(trainer.args.output_dir, "runs", run)
 
 
 def save(trainer: SFTTrainer, folder: str | Path, **facts) -> Path:

@@ -8,17 +8,21 @@
 
 A field comes from the command line (``--field value`` or ``--set field=value``), else from the recipe, else
 from the profile, else from its default in :mod:`rlhf.stages`. The result is an ordinary model folder with
-``recipe.yaml``, all fields as they really were, beside the weights. What is needed on the way only, the
-curves for TensorBoard and the states that an interrupted run goes on from, is in ``output/runs/<name>``; the
-same command once more goes on. PPO then ends as if it had never stopped; SFT and the reward model go on from
-the checkpoints of transformers' Trainer, rejection sampling from its last whole round.
+``recipe.yaml``, all fields as they really were, beside the weights, and ``made_from.json``, which tells the
+models and data it was made from. What is needed on the way only, the curves for TensorBoard and the states
+that an interrupted run goes on from, is in ``output/runs/<name>``; the same command once more goes on. PPO
+then ends as if it had never stopped; SFT and the reward model go on from the checkpoints of transformers'
+Trainer, rejection sampling from its last whole round.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import hashlib
 import io
+import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,14 +31,16 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf import errors, profiles, recipes
 from rlhf.errors import BadRecipe, CannotWrite, MissingAssets
+from rlhf.files import folder_mark, whole_text
 from rlhf.stages import OWN, STAGES, Stage
 
 if TYPE_CHECKING:
     from rlhf.profiles import Setup
 
-RECIPE = "recipe.yaml"
+RECIPE, ORIGIN = "recipe.yaml", "made_from.json"
 UNFINISHED = ("state", "checkpoint-*")  # what an interrupted run leaves in its folder
 MAY_DIFFER = ("resume", "save_every", "output", "log_with")  # between a run and its continuation
+FULL_OR_FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 Fields = Mapping[str, recipes.Field]
 
 
@@ -58,24 +64,66 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One stage, and all that it was told: what :func:`plan` makes of words and :func:`carry_out` runs."""
+
+    name: str
+    values: Mapping[str, Any]
+
+    @property
+    def stage(self) -> Stage:
+        return STAGES[self.name]
+
+    @property
+    def folder(self) -> Path:
+        """Where the result goes: a name stands for a folder under ``output/``."""
+        output = Path(self.values["output"]).expanduser()
+        return output.resolve() if len(output.parts) > 1 else profiles.root() / "output" / output
+
+    @property
+    def work(self) -> Path:
+        """Where curves and the states of an unfinished run go."""
+        return self.folder.parent / "runs" / self.folder.name
+
+
 def run(name: str, words: Sequence[str]) -> Path:
     """One stage, from words to its result; returns the folder. What can be wrong is a ``CourseError``."""
-    stage, program = STAGES[name], f"python -m rlhf.train {name}"
-    known = stage.known()
-    values = resolve(stage, known, words, program)
-    output = Path(values["output"]).expanduser()
-    folder = output.resolve() if len(output.parts) > 1 else profiles.root() / "output" / output
-    work = folder.parent / "runs" / folder.name
-    setup = make_setup(stage, values)
-    head = f"{program} --config {RECIPE}\n{setup.describe()}"
-    begin(work, folder, values, known, head)
+    return carry_out(plan(name, words))
+
+
+def plan(name: str, words: Sequence[str]) -> Job:
+    """The stage ``name`` with every field resolved and checked; nothing is read but profile and recipe."""
+    return Job(name, resolve(STAGES[name], STAGES[name].known(), words, _program(name)))
+
+
+def carry_out(job: Job) -> Path:
+    """Train, or go on with what was interrupted, and save; returns the folder.
+
+    Raises:
+        MissingAssets, BadRecipe, CannotWrite: see :func:`make_setup` and :func:`begin`.
+    """
+    setup = make_setup(job.stage, job.values)
+    sources = origin(job, setup)
+    head = f"{_program(job.name)} --config {RECIPE}\n{setup.describe()}"
+    begin(job, sources, head)
     print(setup.describe())
-    stage.train(values, setup, work, folder)
-    recipes.write_file(folder / RECIPE, values, known, head)
-    for left in _unfinished(work):
+    try:
+        job.stage.train(job.values, setup, job.work, job.folder)
+    except OSError as error:
+        if error.errno not in FULL_OR_FORBIDDEN or isinstance(error, CannotWrite):
+            raise
+        raise CannotWrite(f"无法写入：{error}", f"Cannot write: {error}") from error
+    _write_record(job.folder, job, sources, head)
+    for left in _unfinished(job.work):
         shutil.rmtree(left, ignore_errors=True)
-    print(f"→ {_place(folder)}; {RECIPE} in it says how · curves: tensorboard --logdir {_place(work)}")
-    return folder
+    where = _place(job.folder), _place(job.work)
+    print(f"→ {where[0]}; {RECIPE} in it says how · curves: tensorboard --logdir {where[1]}")
+    return job.folder
+
+
+def _program(name: str) -> str:
+    return f"python -m rlhf.train {name}"
 
 
 def resolve(stage: Stage, known: Fields, words: Sequence[str], program: str) -> dict[str, Any]:
@@ -159,31 +207,73 @@ def find_model(name: str, own: Path) -> Path:
     )
 
 
-def begin(work: Path, folder: Path, values: Mapping[str, Any], known: Fields, head: str) -> None:
-    """Make ``work`` ready: as an interrupted run of this recipe left it, or empty.
+def begin(job: Job, sources: Mapping[str, Any], head: str) -> None:
+    """Make the working folder ready: as an interrupted run of this recipe left it, or empty.
 
     Raises:
         BadRecipe: the interrupted run was of another recipe; the message names the fields.
         CannotWrite: one of the two folders holds something else, which is left alone.
     """
-    for place, mark in ((work, RECIPE), (folder, "config.json")):
+    work = job.work
+    for place, mark in ((work, RECIPE), (job.folder, "config.json")):
         if place.is_dir() and any(place.iterdir()) and not (place / mark).is_file():
             raise CannotWrite(
                 f"{place} 里已有别的文件，不会覆盖。请用 output 换一个名字。",
                 f"{place} holds other files and is left alone. Choose another name with output.",
             )
-    if values["resume"] and _unfinished(work):
-        saved = recipes.read_file(work / RECIPE, known)
-        if changed := recipes.differences(saved, values, MAY_DIFFER):
+    if job.values["resume"] and _unfinished(work):
+        if changed := changes(work, job, sources):
             listed = "\n  ".join(changed)
             raise BadRecipe(
-                f"{work} 里没跑完的训练用的是另一份配方（见下）。改回去，或用 --resume false 重新开始。",
-                f"The unfinished run in {work} was of another recipe. Go back to its values, or begin anew "
-                f"with --resume false.\n  {listed}",
+                f"{work} 里没跑完的训练用的是另一份配方或别的模型（见下）。"
+                "改回去，或用 --resume false 重新开始。",
+                f"The unfinished run in {work} was of another recipe, or of other models. Go back to its "
+                f"values, or begin anew with --resume false.\n  {listed}",
             )
     else:
         shutil.rmtree(work, ignore_errors=True)
-    recipes.write_file(work / RECIPE, values, known, head)
+    _write_record(work, job, sources, head)
+
+
+def origin(job: Job, setup: Setup) -> dict[str, Any]:
+    """What a result depends on besides its recipe: the content of the models and the data that it names."""
+    found = {"policy": _content(setup.policy), "dataset": folder_mark(setup.dataset)}
+    if "reward_model" in job.values:
+        found["reward_model"] = _content(setup.reward_model)
+    return found
+
+
+def _content(folder: Path) -> str:
+    """A digest of a model: its weights, its configuration and its tokenizer."""
+    digest = hashlib.sha256()
+    for pattern in (*profiles.WEIGHTS, "config.json", "tokenizer.json"):
+        for path in sorted(folder.glob(pattern)):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def changes(place: Path, job: Job, sources: Mapping[str, Any]) -> list[str]:
+    """In what the run that left its record in ``place`` differs from ``job``; empty: in nothing that counts.
+
+    Raises:
+        BadRecipe: there is no record, or it has fields that the stage does not know.
+    """
+    found = recipes.differences(recipes.read_file(place / RECIPE, job.stage.known()), job.values, MAY_DIFFER)
+    try:
+        before = json.loads((place / ORIGIN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = {}
+    return found + [
+        f"{name}: {job.values.get(name, 'reviews')}, which is not what it was then"
+        for name, mark in sources.items()
+        if before.get(name) != mark and not any(line.startswith(f"{name}: ") for line in found)
+    ]
+
+
+def _write_record(place: Path, job: Job, sources: Mapping[str, Any], head: str) -> None:
+    """The origin first: where there is a recipe, all is there."""
+    whole_text(place / ORIGIN, json.dumps(sources, indent=1) + "\n")
+    recipes.write_file(place / RECIPE, job.values, job.stage.known(), head)
 
 
 def _unfinished(work: Path) -> list[Path]:

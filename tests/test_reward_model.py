@@ -90,11 +90,11 @@ def trained(policy, splits, tmp_path_factory):
         return reward_model.train(a_setup(policy, monkeypatch, home), splits)
 
 
-def test_tokens_are_those_that_trl_makes(setup, splits, policy):
+def test_tokens_are_those_that_trl_makes(setup, splits, policy, tmp_path):
     from trl import RewardConfig, RewardTrainer
 
     tokenizer = reward_model.load_tokenizer(policy)
-    args = RewardConfig("out", bf16=False, use_cpu=True, report_to="none", max_length=32)
+    args = RewardConfig(str(tmp_path), bf16=False, use_cpu=True, report_to="none", max_length=32)
     raw = splits["test"].select(range(20))
     model = reward_model.new_model(policy, tokenizer)
     theirs = RewardTrainer(model=model, args=args, train_dataset=raw, processing_class=tokenizer)

@@ -218,7 +218,7 @@ def test_ppo_makes_a_plain_model_and_says_how(home, capsys):
     values = yaml.safe_load((folder / "recipe.yaml").read_text())
     assert values["steps"] == 4 and values["learning_rate"] == 1e-3 and values["cliprange"] == 0.2
     left = {path.name for path in (home / "output" / "runs" / "ppo_3").iterdir()}
-    assert left <= {"recipe.yaml", "runs"}  # no saved state; TensorBoard's files may stay
+    assert left <= {"recipe.yaml", "made_from.json", "runs"}  # no saved state; TensorBoard's files may stay
 
     again = ["ppo", "--config", str(folder / "recipe.yaml"), "--output", "again"]
     assert train.main(again) == 0
@@ -365,3 +365,32 @@ def test_rejection_sampling_runs_with_its_recipe(home):
     assert not equal(weights(made), weights(home / "model" / "offline" / "policy"))
     assert json.loads((made / "rounds.json").read_text())["config"]["k"] == 2
     assert yaml.safe_load((made / "recipe.yaml").read_text())["k"] == 2
+
+
+# -------------------------------------------------------------------------------------------------- curves
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+def test_what_is_logged_before_training_stays_in_the_output_folder(stage, home, tmp_path, monkeypatch):
+    from rlhf import reward_model, sft
+
+    monkeypatch.chdir(home / "model")  # where the program is started, and nothing must appear
+    before = sorted(Path().rglob("*"))
+    logs = tmp_path / "logs"
+    setup = profiles.setup(stages.STAGES[stage].lesson)
+    if stage == "sft":
+        rows = Dataset.from_dict({"text": ["the plot was good", "the plot was bad"]})
+        model, tokenizer = sft.load_policy(setup.policy)
+        sizes = {"max_length": 16, "batch_size": 2, "learning_rate": 1e-3}
+        trainer = sft.make_trainer(model, tokenizer, rows, sft.make_config(logs, sizes), rows)
+    else:
+        rows = Dataset.from_dict({"chosen": ["the plot was good"] * 2, "rejected": ["the plot was bad"] * 2})
+        tokenizer = reward_model.load_tokenizer(setup.policy)
+        changes = {"output_dir": str(logs), "num_train_epochs": 1, "disable_tqdm": True}
+        trainer = reward_model.new_trainer(setup, {"train": rows, "test": rows}, tokenizer, **changes)
+    trainer.evaluate()
+    trainer.train()
+    trainer.evaluate()
+    files = [path for path in logs.rglob("*tfevents*") if path.is_file()]
+    assert files and len({path.parent for path in files}) == 1
+    assert sorted(Path().rglob("*")) == before
