@@ -120,7 +120,7 @@ assert gpt2_parameters(11, 8, 4, 1) == toy.num_parameters()
 print(f"GPT-2 (124M): {gpt2_parameters(V=50_257, P=1024, H=768, L=12):,}")
 
 # %% [markdown] tags=["zh"]
-# 公式里没有 `lm_head`，上面的清单里也没有，可是它明明在树上，是一个 4 → 11 的线性层。因为它**就是**词嵌入那个矩阵：同一块内存，两个名字，这叫权重共享（weight tying）。数参数时只能数一次，认的是对象，不是名字：
+# 公式里没有 `lm_head`，上面的清单里也没有，可是它明明在树上，是一个 4 → 11 的线性层。这是因为它**就是**词嵌入那个矩阵：同一块内存，两个名字，这叫权重共享（weight tying）。数参数时只能数一次，认的是对象，不是名字：
 
 # %% [markdown] tags=["en"]
 # `lm_head` is not in the formula and not in the list above, although the tree shows it: a linear layer 4 → 11. That is because it **is** the matrix of the embedding: one piece of memory with two names, which is called weight tying. Count it once; go by the object, not by the name:
@@ -137,7 +137,7 @@ print("by name", by_name, "· by object", by_object, "· difference", by_name - 
 assert by_object == anatomy.count(toy)
 
 # %% [markdown] tags=["zh"]
-# GPT-2 还有一个怪处：它的线性层叫 `Conv1D`，权重是转置着存的，形状 `(in, out)`，而 `nn.Linear` 存的是 `(out, in)`。算出来的东西一样，都是 $xW+b$；但把 GPT-2 的权重抄进自己写的模型时，忘了转置就会出错（方阵最危险，形状对得上，不会报错）。
+# GPT-2 还有一个怪脾气：它的线性层叫 `Conv1D`，权重是转置着存的，形状 `(in, out)`，而 `nn.Linear` 存的是 `(out, in)`。算出来的东西一样，都是 $xW+b$；但把 GPT-2 的权重抄进自己写的模型时，忘了转置就会出错（方阵最危险，形状对得上，不会报错）。
 
 # %% [markdown] tags=["en"]
 # GPT-2 has another oddity: its linear layers are called `Conv1D` and store the weight transposed, with the shape `(in, out)`, where `nn.Linear` stores `(out, in)`. What they compute is the same, $xW+b$; but whoever copies GPT-2's weights into a model of their own and forgets to transpose is in trouble (worst with square matrices, whose shapes fit and raise nothing).
@@ -264,7 +264,7 @@ assert [step.path.split(".")[0] for step in steps if step.kind != "attention"] =
 #
 # ![GPT-2 的整体和一个块](../figs/01_family_gpt2.svg)
 #
-# 左边自下而上是整个模型：词嵌入，加上学来的位置编码，12 个块，归一化，输出层。右边是一个块：归一化 → 注意力 → 加回去，归一化 → 前馈层 → 加回去。灰线是残差流（residual stream）：从头到尾没有东西挡它，归一化在岔路**里面**，这叫 pre-LN。
+# 左边自下而上是整个模型：词嵌入，加上学来的位置编码，12 个块，归一化，输出层。右边是一个块：归一化 → 注意力 → 加回去，归一化 → 前馈层 → 加回去。灰线是残差流（residual stream）：从头到尾没有东西挡它，归一化在支路**里面**，这叫 pre-LN。
 
 # %% [markdown] tags=["en"]
 # In the declaration the norm stands behind the activation; in the computation it follows attention at once. `anatomy.first_block` does the same thing and also notes the widths that go in and out. The drawings below are all made with it from the module tree (`figs/01_families.py`): every name and every number on them is read off the model.
@@ -392,7 +392,7 @@ from rlhf import chatglm
 print(inspect.getsource(chatglm.GLU))
 
 # %% [markdown] tags=["zh"]
-# 门控线性单元（GLU）要有**两路**投影相乘，一路当门。这里只有一路：$H \to 4H$，GELU，$4H \to H$，是最普通的前馈层（FFN）。同一个文件里倒是定义了真正带门的 `GEGLU`，但没有人用它。名字会骗人，宽度不会：有门的时候，上来的总宽度是下去的两倍。
+# 门控线性单元（GLU）要有**两路**投影相乘，一路当门。这里只有一路：$H \to 4H$，GELU，$4H \to H$，是最普通的前馈层（FFN）。同一个文件里倒是定义了真正带门的 `GEGLU`，但没有人用它。名字会骗人，宽度不会：有门的时候，升上去的两路加起来，宽度是降回来那一路的两倍。
 
 # %% [markdown] tags=["en"]
 # A gated linear unit (GLU) multiplies **two** projections, one of them the gate. Here there is a single one: $H \to 4H$, GELU, $4H \to H$, the plainest of feed-forward layers (FFN). The same file does define a `GEGLU` with a real gate, but nobody uses it. Names deceive, widths do not: with a gate, what comes up is twice as wide as what goes down.
@@ -619,14 +619,14 @@ for name in museum.names():
 pd.DataFrame(rows).T.round(2)
 
 # %% [markdown] tags=["zh"]
-# 混合精度（bf16 加 fp32 主权重）并没有省下这部分内存，每个参数还是 16 字节；它省的是激活值和时间。用 7B 的模型推理，一块 24 GB 的显卡就行；从头到尾地训练它，连 80 GB 的也装不下。LoRA 只训练旁边的小矩阵，冻结的部分只要权重，于是又装得下了。
+# 混合精度（bf16 加 fp32 主权重）并没有省下这部分内存，每个参数还是 16 字节；它省的是激活值和时间。用 7B 的模型推理，一块 24 GB 的显卡就行；要训练它的全部参数，连 80 GB 的也装不下。LoRA 只训练旁边的小矩阵，冻结的部分只要权重，于是又装得下了。
 #
 # ### 7.2 用真的模型核对
 #
 # 公式对不对，拿真的模型来量。复制一份这个配置的策略，做一步 Adam，再去数内存里的字节：
 
 # %% [markdown] tags=["en"]
-# Mixed precision (bf16 with fp32 master weights) saves nothing here, it is 16 bytes per parameter again; what it saves is activations and time. Inference with a 7B model fits on a card of 24 GB; training all of it does not even fit on 80 GB. LoRA trains small matrices on the side only and needs nothing but the weights of what is frozen, so it fits again.
+# Mixed precision (bf16 with fp32 master weights) saves nothing here, it is 16 bytes per parameter again; what it saves is activations and time. Inference with a 7B model fits on a card of 24 GB; training all of its parameters does not even fit on 80 GB. LoRA trains small matrices on the side only and needs nothing but the weights of what is frozen, so it fits again.
 #
 # ### 7.2 Checked on a real model
 #
@@ -710,7 +710,7 @@ for name, style in (
     size = torch.tensor([memory.kv_cache(f, int(n)) for n in lengths]) / 2**30
     axes.plot(lengths, size, style, label=f"{museum.card(name).title}, {f.attention}")
 axes.axhline(memory.weights(llama_facts.parameters, "bfloat16") / 2**30, color="grey", ls=":")
-axes.text(110, 14.5, "weights of Llama-2-7B", color="grey")
+axes.text(110, 16, "weights of Llama-2-7B", color="grey", va="bottom")
 axes.set(xscale="log", yscale="log", xlabel="tokens in the cache", ylabel="GiB, 16 bit")
 axes.legend()
 plt.show()
@@ -731,18 +731,18 @@ for batch, length in ((2, 16), (4, 32), (8, 64)):
     ids = torch.randint(len(tokenizer), (batch, length), device=setup.device)  # (B, T)
     real = memory.measured_activations(student, lambda ids=ids: student(ids).logits.log_softmax(-1).mean())
     guess = memory.activations(facts, length, batch)
-    rows.append((batch, length, real, guess, guess / real))
-pd.DataFrame(rows, columns=["batch", "tokens", "measured", "estimate", "ratio"]).round(2)
+    rows.append((batch, length, f"{real:,}", f"{guess:,.0f}", f"{guess / real:.2f}"))
+pd.DataFrame(rows, columns=["batch", "tokens", "measured, bytes", "estimate, bytes", "ratio"])
 
 # %% [markdown] tags=["zh"]
-# 比值在 1 附近，做规划够用了。激活函数怎么写也有关系：原版 GPT-2 的 `gelu_new` 一步步地算，每一步都留下中间结果，占的内存是融合版 `gelu_pytorch_tanh` 的两倍半，算出来的数却一样。
+# 比值在 1 附近，做规划够用了。激活函数怎么写也有关系：原版 GPT-2 的 `gelu_new` 一步步地算，每一步都留下中间结果；融合成一步的 `gelu_pytorch_tanh` 只留下输入，算出来的数却一样。
 #
 # ### 7.5 与 Accelerate 对照
 #
 # Accelerate 也有一个估算器。它给的总量，就是权重加上缓冲区（buffer，比如 RoPE 的频率表）：
 
 # %% [markdown] tags=["en"]
-# The ratio is around 1, good enough for planning. Even the way an activation function is written matters: `gelu_new` of the original GPT-2 goes step by step and every step keeps its result, two and a half times as much as the fused `gelu_pytorch_tanh`, for the same numbers.
+# The ratio is around 1, good enough for planning. Even the way an activation function is written matters: `gelu_new` of the original GPT-2 goes step by step and every step keeps its result; `gelu_pytorch_tanh`, fused into one step, keeps its input only, for the same numbers.
 #
 # ### 7.5 Compared with Accelerate
 #
@@ -886,7 +886,7 @@ plt.show()
 next_to = alike.diagonal(1)  # (P-1,): every position with its successor
 known = (next_to > 0.5).nonzero()
 last = int(known.max()) + 1 if len(known) else 0
-print(f"neighbouring positions resemble each other up to position {last} of {len(table) - 1}", end="; ")
+print(f"neighbouring positions resemble each other up to position {last} of {len(table) - 1};")
 print(
     "the rest are still random: no text in training was longer"
     if last < len(table) - 2
@@ -987,7 +987,7 @@ print(f"{above:.0%} of the gibberish scores above the median trained text; 50% w
 # %% [markdown] tags=["zh"]
 # 先看最后一行的百分比：奖励模型要是认得出乱码，它应该接近 0；要是完全分不出，就是 50%。再看那段得分最高的乱码，它凭什么拿高分？不过是碰巧含有几个好词，或者开头的提示里就有（打分看的是提示加回复）。distinct-2 也帮不上忙：乱码的词组几乎从不重复，它反而接近满分。
 #
-# 原因很简单：奖励模型只学过分辨影评的褒贬，从没见过乱码，也没有人问过它“这像不像话”。**分数回答的是它被训练去回答的问题，不是你心里想的那个问题。** 这就是为什么后面每张表都要同时看 KL 和多样性，为什么 PPO 要有参考模型拉住策略。
+# 原因很简单：奖励模型只学过分辨影评的褒贬，从没见过乱码，也没有人问过它“这算不算人话”。**分数回答的是它被训练去回答的问题，不是你心里想的那个问题。** 这就是为什么后面每张表都要同时看 KL 和多样性，为什么 PPO 要有参考模型拉住策略。
 #
 # 那么有没有一个数，能把两者分开？有，语言模型自己的困惑度（perplexity）：给它读真的影评，看它有多意外。
 
@@ -1010,7 +1010,7 @@ for name, model in (("random", random), ("trained", policy)):
 assert perplexity["trained"] < perplexity["random"] / 2
 
 # %% [markdown] tags=["zh"]
-# 随机模型的困惑度和词表一样大：它在全部词元里瞎猜。训练过的只在几十个词元之间犹豫，甚至更少。
+# 随机模型的困惑度和词表差不多一样大：它在全部词元里瞎猜。训练过的只在几十个词元之间犹豫，甚至更少。
 #
 # ## 10 小结
 #
@@ -1022,7 +1022,7 @@ assert perplexity["trained"] < perplexity["random"] / 2
 # - 奖励模型没学过什么是乱码：分数只在它见过的那种文本上有意义。
 
 # %% [markdown] tags=["en"]
-# The random model's perplexity is as large as the vocabulary: it guesses among all tokens. The trained one hesitates between some dozens of tokens, or fewer.
+# The random model's perplexity is about as large as the vocabulary: it guesses among all tokens. The trained one hesitates between some dozens of tokens, or fewer.
 #
 # ## 10 Summary
 #
