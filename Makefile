@@ -2,6 +2,7 @@
 #   make course   run every lesson          make lab     open them in JupyterLab
 #   make test     lint, tests, notebooks    make build   corpus and tiny models only
 #   make doctor   what is missing here      make clean   remove runs and caches
+#   make pipeline SFT, reward model, PPO, rejection sampling without a notebook; ARGS=--again trains anew
 # Settings: PYTHON=python3.12 (which Python), VENV=.venv (where), RLHF_PROFILE=offline|imdb|full,
 #           JOBS=2 (how many tests run at once).
 
@@ -19,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export JUPYTER_PREFER_ENV_PATH = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build course lab test test-browser lint doctor clean
+.PHONY: help setup build course lab pipeline test test-browser lint doctor clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -37,6 +38,10 @@ course: build
 
 lab: build
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+
+# The four stages in a row, from the recipes in recipes/, and one table; ARGS=--help says more.
+pipeline: build
+	$(BIN)/python -m rlhf.pipeline --profile "$(RLHF_PROFILE)" $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

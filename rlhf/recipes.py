@@ -160,7 +160,7 @@ def _unknown(name: str, known: Mapping[str, Field], where: tuple[str, str]) -> B
 # -------------------------------------------------------------------------------------------- command line
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Says what is wrong in both languages instead of printing the usage of forty options."""
 
     def error(self, message: str) -> None:
@@ -177,7 +177,7 @@ def parse_words(
     ``--help`` prints ``about`` and every field with its default, or with the value in ``now`` that replaces
     it, and leaves. Raises BadRecipe as :func:`check` does.
     """
-    parser = _Parser(
+    parser = Parser(
         prog=program,
         usage=f"{program} [--config FILE] [--FIELD VALUE ...]",
         description=about,

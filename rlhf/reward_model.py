@@ -66,8 +66,10 @@ def reuse_or_train(setup: Setup) -> Path:
 
 
 def sizes(setup: Setup) -> Mapping[str, Any]:
-    """What the profile says about lesson 05. Raises BadProfile where it says nothing."""
-    found = profiles.read(setup.profile).get("lessons", {}).get(KEY, {})
+    """The sizes of a setup of lesson 05 (those of a recipe may differ from the profile's); for any other
+    lesson what the profile says about lesson 05. Raises BadProfile where it says nothing."""
+    own = setup.sizes if setup.lesson == KEY else {}
+    found = own or profiles.read(setup.profile).get("lessons", {}).get(KEY, {})
     if missing := {"pairs", "held_out", "tokens", "reward"} - set(found):
         raise BadProfile(
             f"profiles/{setup.profile}.yaml 的 lessons: {KEY}: 缺少 {', '.join(sorted(missing))}。",

@@ -97,8 +97,8 @@ def plan(name: str, words: Sequence[str]) -> Job:
     return Job(name, resolve(STAGES[name], STAGES[name].known(), words, _program(name)))
 
 
-def carry_out(job: Job) -> Path:
-    """Train, or go on with what was interrupted, and save; returns the folder.
+def carry_out(job: Job, anew: bool = False) -> Path:
+    """Train, or go on with what was interrupted (unless ``anew``), and save; returns the folder.
 
     Raises:
         MissingAssets, BadRecipe, CannotWrite: see :func:`make_setup` and :func:`begin`.
@@ -106,7 +106,7 @@ def carry_out(job: Job) -> Path:
     setup = make_setup(job.stage, job.values)
     sources = origin(job, setup)
     head = f"{_program(job.name)} --config {RECIPE}\n{setup.describe()}"
-    begin(job, sources, head)
+    begin(job, sources, head, job.values["resume"] and not anew)
     print(setup.describe())
     try:
         job.stage.train(job.values, setup, job.work, job.folder)
@@ -115,9 +115,9 @@ def carry_out(job: Job) -> Path:
             raise
         raise CannotWrite(f"无法写入：{error}", f"Cannot write: {error}") from error
     _write_record(job.folder, job, sources, head)
-    for left in _unfinished(job.work):
+    for left in unfinished(job.work):
         shutil.rmtree(left, ignore_errors=True)
-    where = _place(job.folder), _place(job.work)
+    where = place(job.folder), place(job.work)
     print(f"→ {where[0]}; {RECIPE} in it says how · curves: tensorboard --logdir {where[1]}")
     return job.folder
 
@@ -207,7 +207,7 @@ def find_model(name: str, own: Path) -> Path:
     )
 
 
-def begin(job: Job, sources: Mapping[str, Any], head: str) -> None:
+def begin(job: Job, sources: Mapping[str, Any], head: str, resume: bool) -> None:
     """Make the working folder ready: as an interrupted run of this recipe left it, or empty.
 
     Raises:
@@ -221,7 +221,7 @@ def begin(job: Job, sources: Mapping[str, Any], head: str) -> None:
                 f"{place} 里已有别的文件，不会覆盖。请用 output 换一个名字。",
                 f"{place} holds other files and is left alone. Choose another name with output.",
             )
-    if job.values["resume"] and _unfinished(work):
+    if resume and unfinished(work):
         if changed := changes(work, job, sources):
             listed = "\n  ".join(changed)
             raise BadRecipe(
@@ -276,11 +276,11 @@ def _write_record(place: Path, job: Job, sources: Mapping[str, Any], head: str) 
     recipes.write_file(place / RECIPE, job.values, job.stage.known(), head)
 
 
-def _unfinished(work: Path) -> list[Path]:
+def unfinished(work: Path) -> list[Path]:
     return [path for pattern in UNFINISHED for path in work.glob(pattern)]
 
 
-def _place(folder: Path) -> str:
+def place(folder: Path) -> str:
     try:
         return folder.relative_to(profiles.root()).as_posix()
     except ValueError:

@@ -348,12 +348,12 @@ def test_the_reward_model_learns_from_a_folder_of_pairs(home):
             {"chosen": f"the plot {i} was good", "rejected": f"the plot {i} was bad"} for i in range(count)
         ]
         (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    words = ["--data", str(folder), "--pairs", "8", "--held_out", "4", "--batch_size", "4", "--epochs", "1"]
+    words = ["--data", str(folder), "--pairs", "8", "--held_out", "4", "--batch_size", "4", "--epochs", "3"]
     assert train.main(["reward", *words, "--learning_rate", "1e-2"]) == 0
     made = home / "output" / "rm_2"
     assert AutoModelForSequenceClassification.from_pretrained(made).config.num_labels == 1
     record = json.loads((made / "reward_model.json").read_text())
-    assert record["pairs"] == 8 and record["steps"] == 2
+    assert record["pairs"] == 8 and record["steps"] == 6  # the recipe's batches and epochs, not the profile's
     assert yaml.safe_load((made / "recipe.yaml").read_text())["learning_rate"] == 1e-2
 
 
