@@ -9,7 +9,7 @@
 # %% [markdown] tags=["zh"]
 # # 03 从零写 GPT
 #
-# **这一课回答的问题**：GPT-2 到底有多少代码？我能不能自己写出来，把训练好的权重装进去，让它和 transformers 里的那个写出一模一样的字？能的话，再往前走一步：从零写出**低秩适配**（LoRA），只训练百分之几的参数，让它偏向好评。
+# **这一课回答的问题**：GPT-2 到底有多少代码？我能不能自己写出来，把训练好的权重装进去，让它和 transformers 里的那个写得一字不差？能的话，再往前走一步：从零写出**低秩适配**（LoRA），只训练百分之几的参数，让它偏向好评。
 #
 # **需要什么**
 #
@@ -208,7 +208,7 @@ print(f"the approximation and the exact GELU differ by at most {difference:.5f}\
 print(inspect.getsource(gpt.FFN))
 
 # %% [markdown] tags=["zh"]
-# 差得这么少，用错了会怎样？模型不会报错，文字也像模像样，只是数字悄悄地不对。第 6 节装上真的权重以后，我们故意用错一次，看看差多少。
+# 差得这么少，用错了会怎样？不会报错，写出来的也像模像样，只是数字悄悄地不对。第 6 节装上真的权重以后，我们故意用错一次，看看差多少。
 #
 # ## 5 拼起来
 #
@@ -351,7 +351,7 @@ with torch.no_grad():
         )
 
 # %% [markdown] tags=["zh"]
-# 所以“差不多能用”不算数：**对一遍数字**，才知道对不对。同样的道理，遇到自己不会算的配置，宁可停下来说清楚，也不要悄悄算错。例如有的 GPT-2 还要把注意力分数再除以层号：
+# 所以“看起来能用”不算数：**把数字对一遍**，才知道对不对。同样的道理，遇到自己不会算的配置，宁可停下来说清楚，也不要悄悄算错。例如有的 GPT-2 还要把注意力分数再除以层号：
 
 # %% [markdown] tags=["en"]
 # So "it seems to work" does not count: only **comparing numbers** tells. By the same token, a configuration that the class cannot compute should stop it with a clear word, rather than give wrong numbers. Some GPT-2s, for instance, also divide attention scores by the number of the layer:
@@ -393,7 +393,7 @@ assert torch.equal(opened(ids).logits, theirs(ids).logits)
 print(sorted(path.name for path in exported.iterdir() if not path.name.startswith(".")))
 
 # %% [markdown] tags=["zh"]
-# ## 8 写字
+# ## 8 生成文本
 #
 # ### 8.1 选下一个词元
 #
@@ -422,7 +422,7 @@ words = [repr(tokenizer.decode(i))[1:-1].replace("$", r"\$") for i in top]
 for panel, (name, row) in zip(axes, looks.items(), strict=True):
     probability = row.softmax(-1)[0].cpu()  # (V,)
     panel.barh(words, probability[top.cpu()])
-    panel.set(title=f"{name}: {int((probability > 0).sum()):,} tokens left", xlabel="probability")
+    panel.set(title=f"{name}\n{int((probability > 0).sum()):,} tokens left", xlabel="probability")
 axes[0].invert_yaxis()
 plt.show()
 
@@ -690,12 +690,12 @@ rows = [(name, h[0], h[-1], kl) for name, (h, kl) in fits.items()]
 pd.DataFrame(rows, columns=["way", "value loss, first", "last", "KL of the policy, nats per text"]).round(3)
 
 # %%
-figure, axes = plt.subplots(figsize=(6, 2.6), layout="constrained")
+figure, axes = plt.subplots(figsize=(9, 2.6), layout="constrained")
 for name, (values, kl) in fits.items():
     axes.plot(values, label=f"{name} (KL {kl:.1f})", ls="--" if "frozen" in name else "-")
 axes.axhline(target.var(unbiased=False).item(), color="0.5", lw=1)
 axes.set(xlabel="step", ylabel="value loss", title="grey: a head that always says the mean score")
-axes.legend()
+axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 plt.show()
 
 # %%
@@ -783,7 +783,7 @@ def perplexity(rows: torch.Tensor) -> float:
 
 
 before_training = {name: perplexity(rows) for name, rows in held_out.items()}
-before_training
+print("perplexity before training:", {name: round(value, 2) for name, value in before_training.items()})
 
 # %% [markdown] tags=["zh"]
 # 训练循环没有任何新东西：损失、反向、裁剪梯度、更新。学习率先升后降到 0；LoRA 的学习率通常比全量微调大一个数量级。
@@ -850,10 +850,10 @@ axes.legend()
 plt.show()
 
 # %% [markdown] tags=["zh"]
-# 要保存的也只有适配器。和整个检查点比一比大小；读回来，装到一个新读的模型上，写的字一样：
+# 要保存的也只有适配器。和整个检查点比一比大小；读回来，装到一个新读的模型上，输出一样：
 
 # %% [markdown] tags=["en"]
-# Only the adapters need saving. Compare their size with that of the checkpoint; read back and put on a freshly loaded model, they write the same:
+# Only the adapters need saving. Compare their size with that of the checkpoint; read back and put on a freshly loaded model, they give the same outputs:
 
 # %%
 small_folder = lora.save(model, setup.output / "adapters")
@@ -884,10 +884,10 @@ after = model.batch_generate(queries, lengths)
 print(len(before), "responses before,", len(after), "after")
 
 # %% [markdown] tags=["zh"]
-# KL 用课程的函数量，它要的是 transformers 的模型。正好：合并，卸下适配器，导出，再用 transformers 打开。顺便核对一下，走完这一圈，logits 没有变：
+# KL 用课程库的函数来量，它要的是 transformers 的模型。正好借此走一圈：合并，卸下适配器，导出，再用 transformers 打开。顺便核对：走完这一圈，logits 没有变：
 
 # %% [markdown] tags=["en"]
-# The KL is measured by the course's own function, which takes models of transformers. Just as well: merge, take the adapters off, export, and open the result in transformers. And check that after the whole round trip the logits are the same:
+# The KL is measured by the package's function, which takes models of transformers. Just as well: merge, take the adapters off, export, and open the result in transformers. And check that after the whole round trip the logits are the same:
 
 # %%
 merged = copy.deepcopy(model)
@@ -944,8 +944,8 @@ print(
 #
 # ## 13 小结
 #
-# - GPT-2 就是两张嵌入表、一摞相同的块、一个归一化和一个借来的输出头。
-# - 装权重 = 换名字 + 转置 Conv1D；**方阵也要转**。对没对，只有比数字才知道。
+# - GPT-2 就是两张嵌入表、一摞相同的块、一个归一化，再加一个借来的输出头。
+# - 装权重就是换名字，再转置 Conv1D，**方阵也要转**。对不对，只有比过数字才知道。
 # - 位置沿着掩码数；填充不能让 softmax 变成 NaN；写完的行变成填充等着。
 # - LoRA：$W$ 不动，学 $A$ 和 $B$；$B=0$ 起步，合并后没有额外开销，关掉就是参考模型。
 # - 刚初始化的头不能冻结，否则不是学不动，就是把策略拧弯。
