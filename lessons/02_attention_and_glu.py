@@ -9,7 +9,7 @@
 # %% [markdown] tags=["zh"]
 # # 02 注意力与 GLU
 #
-# **这一课回答的问题**：大语言模型是由什么积木搭起来的？答案只有一块积木，叫 Transformer 块（block），重复许多层。它分两半：**注意力**（attention）在词元之间搬运信息，**前馈层**（feed-forward network，FFN，或它带门的变体 GLU）在每个位置上各自加工信息。这一课把两半都从零算出来，和 PyTorch、transformers 逐位对比，再把它们一个一个拆掉，看策略会变成什么样。
+# **这一课回答的问题**：大语言模型是由什么积木搭起来的？答案只有一块积木，叫 Transformer 块（block），重复许多层。它分两半：**注意力**（attention）在词元之间搬运信息，**前馈层**（feed-forward network，FFN，或它带门的变体 GLU）在每个位置上各自加工信息。这一课把两半都从零算出来，和 PyTorch、transformers 一个数一个数地对，再把它们一个一个拆掉，看策略会变成什么样。
 #
 # **需要什么**
 #
@@ -54,6 +54,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from IPython.display import display
 from torch import nn
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
@@ -67,7 +68,7 @@ plt.style.use(pictures.STYLE)
 # %% [markdown] tags=["zh"]
 # ## 1 一块积木，两半
 #
-# 先看真的。这是课程策略（policy）里的一个块，GPT-2 的样式：
+# 先看实物。这是课程策略（policy）里的一个块，结构和 GPT-2 的一样：
 
 # %% [markdown] tags=["en"]
 # ## 1 One block, two halves
@@ -121,11 +122,10 @@ for name, part in (("attention", block.attn), ("feed-forward", block.mlp), ("bot
 # %%
 words = ["a", "dull", "film", "shines"]
 x = torch.tensor([[0.0, 0, 0, 0], [0, 1, 0, -1], [1, 0, 0, 0], [0, 0, 1, 1]])  # (T=4, H=4)
-W_q = torch.tensor(
-    [[3.0, 0], [0, 0], [0, 3], [0, 0]]
-)  # (H, d=2): a noun asks for an adjective, a verb for a noun
-W_k = torch.tensor([[0.0, 2], [2, 0], [0, 0], [0, 0]])  # (H, d): I am an adjective; I am a noun
-W_v = torch.tensor([[0.0, 1], [0, 0], [0, 0], [1, 0]])  # (H, d): my verdict; here is a noun
+# all (H, d=2): a noun asks for an adjective, a verb for a noun · I am an adjective, a noun · verdict, noun
+W_q = torch.tensor([[3.0, 0], [0, 0], [0, 3], [0, 0]])
+W_k = torch.tensor([[0.0, 2], [2, 0], [0, 0], [0, 0]])
+W_v = torch.tensor([[0.0, 1], [0, 0], [0, 0], [1, 0]])
 Q, K, V = x @ W_q, x @ W_k, x @ W_v  # (T, d) each
 pd.DataFrame({"query": Q.tolist(), "key": K.tolist(), "value": V.tolist()}, index=words)
 
@@ -237,7 +237,7 @@ plt.show()
 #
 # ### 3.1 因果掩码（causal mask）
 #
-# 语言模型要预测下一个词元，训练时一整段文本同时算完所有位置。位置 $t$ 如果看得见 $t+1$，它就能抄答案。所以只准看自己和前面：把未来的分数换成 $-\infty$，softmax 之后权重就恰好是 0，而且这一行**剩下的权重仍然加起来等于 1**。
+# 语言模型要预测下一个词元，而训练时一整段文本的所有位置是同时算的。位置 $t$ 如果看得见 $t+1$，它就能抄答案。所以只准看自己和前面：把未来的分数换成 $-\infty$，softmax 之后权重就恰好是 0，而且这一行**剩下的权重仍然加起来等于 1**。
 
 # %% [markdown] tags=["en"]
 # Without the division, a wide head puts nearly all its weight on one key, and the gradient goes to 0. With it, both lines hardly depend on the width.
@@ -277,7 +277,7 @@ for name, allowed in (("causal mask", mask), ("no mask", None)):
     first, _ = blocks.attention(x @ W_q, x @ W_k, x @ W_v, allowed)
     second, _ = blocks.attention(changed @ W_q, changed @ W_k, changed @ W_v, allowed)
     gap = (first - second).abs().amax(-1)  # (T,)
-    print(f"{name:11}: change at {dict(zip(words, gap.round(decimals=2).tolist(), strict=True))}")
+    print(f"{name:11}: changes", ", ".join(f"{w} {g:.2f}" for w, g in zip(words, gap.tolist(), strict=True)))
     assert (gap[:-1].max() == 0) == (name == "causal mask")
 
 # %% [markdown] tags=["zh"]
@@ -285,19 +285,18 @@ for name, allowed in (("causal mask", mask), ("no mask", None)):
 #
 # ### 3.2 填充掩码（padding mask）
 #
-# 一批文本长短不一，短的要补填充（padding）。填充不是文本，谁都不该读它。两种掩码合在一起：“是真词元，**并且**不在未来”。还有个陷阱：填充在左边时，第一个填充位置左边、右边都没有可看的东西，softmax 的分母是 0：
+# 一批文本长短不一，短的要补填充（padding）。填充不是文本，谁都不该读它。两种掩码合在一起：“是真词元，**并且**不在未来”。这里有个陷阱：填充在左边时，第一个位置什么也看不到，右边是未来，自己又是填充，softmax 的分母就成了 0：
 
 # %% [markdown] tags=["en"]
 # Why $-\infty$ **before** the softmax, and not a product with 0 after it? Because then the scores of the future are in the denominator: the weights no longer sum to 1, and the future still reaches the past through that sum.
 #
 # ### 3.2 The padding mask
 #
-# Texts of a batch differ in length, so short ones are padded. Padding is no text, and nobody should read it. The two masks combined: "a real token **and** not in the future". There is a trap: when padding is on the left, the first padded position has nothing at all to look at, and the softmax divides by 0:
+# Texts of a batch differ in length, so short ones are padded. Padding is no text, and nobody should read it. The two masks combined: "a real token **and** not in the future". There is a trap: when padding is on the left, the first position has nothing at all to look at, with the future to its right and being padding itself, and the softmax divides by 0:
 
 # %%
-attention_mask = torch.tensor(
-    [[0, 0, 1, 1], [1, 1, 1, 1]]
-)  # (B=2, T=4): the first text is padded on the left
+# (B=2, T=4): the first text is padded on the left
+attention_mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
 strict = blocks.causal_mask(4) & attention_mask.bool()[:, None, :]  # (B, T, T)
 _, weights = blocks.attention(Q.expand(2, 4, 2), K.expand(2, 4, 2), V.expand(2, 4, 2), strict)
 masked = F.scaled_dot_product_attention(Q[None], K[None], V[None], attn_mask=strict[:1])
@@ -320,7 +319,7 @@ print(allowed[0, 0].int())
 # %% [markdown] tags=["zh"]
 # ## 4 多头：同一个公式，换个形状
 #
-# 一套权重只能按一种方式去看。所以把宽度 $H$ 切成几段，每段是一个**头**（head），各做各的注意力，最后拼回来，再乘一个矩阵混合。没有新公式，只有变形。用 0 到 11 来看清楚哪个数去了哪里：
+# 一套注意力权重只能表达一种看法。所以把宽度 $H$ 切成几段，每段是一个**头**（head），各做各的注意力，最后拼回来，再乘一个矩阵混合。没有新公式，只有变形。用 0 到 11 来看清楚哪个数去了哪里：
 
 # %% [markdown] tags=["en"]
 # ## 4 Many heads: the same formula in another shape
@@ -523,23 +522,24 @@ figure, axes = plt.subplots(figsize=(4.6, 2.4), layout="constrained")
 axes.imshow(harm, cmap="Oranges", vmin=0)
 for row in range(len(layers)):
     for column in range(columns):
-        axes.text(column, row, f"{harm[row, column]:.2f}", ha="center", va="center", fontsize=8)
+        ink = "white" if harm[row, column] > 0.6 * harm.max() else "black"
+        axes.text(column, row, f"{harm[row, column]:.2f}", ha="center", va="center", fontsize=8, color=ink)
 axes.set(xlabel="head", ylabel="layer", xticks=range(columns), yticks=range(len(layers)), yticklabels=layers)
 axes.set_title(f"the loss ({base:.2f}) rises by … without this head")
 axes.grid(False)
 plt.show()
 
 # %% [markdown] tags=["zh"]
-# 掩码、形状、头，都齐了。接下来三节讲把它用起来时最容易出错、也最省钱的地方。
+# 掩码、形状、头都齐了。接下来两节讲怎么用：一节是最容易出错的地方，一节是最能省计算的地方。
 #
 # ## 6 左填充：掩码和位置都要对
 #
-# 策略要一批一批地写，而提示长短不一。写是从最后一列往后接的，所以填充放在**左边**。这时有两件事必须告诉模型：哪些列是填充（`attention_mask`），每个词元在**自己的文本里**是第几个（`position_ids`）。忘了任何一件，什么错都不会报：
+# 策略要一批一批地写，而提示长短不一。续写总是接在最后一列后面，所以填充放在**左边**。这时有两件事必须告诉模型：哪些列是填充（`attention_mask`），每个词元在**自己的文本里**是第几个（`position_ids`）。忘了任何一件，什么错都不会报：
 #
 # ![左填充：正确、忘了掩码、忘了位置](../figs/02_padding.svg)
 
 # %% [markdown] tags=["en"]
-# Masks, shapes, heads: all there. The next sections are about using them, where most goes wrong and most can be saved.
+# Masks, shapes, heads: all there. The next two sections are about using them: one where most goes wrong, one where most work can be saved.
 #
 # ## 6 Left padding: mask and positions must both be right
 #
@@ -600,7 +600,7 @@ for way in WAYS:
     logits, text = last_logits(ids, attention_mask, way), greedy(ids, attention_mask, way)
     rows[way] = {
         "largest logit difference": (logits - alone).abs().max().item(),
-        "KL, nats": losses.kl_full(alone.log_softmax(-1), logits.log_softmax(-1)).mean().item(),
+        "KL, nats": losses.kl_full(alone.log_softmax(-1), logits.log_softmax(-1)).mean().clamp(min=0).item(),
         "next greedy token changed": (logits.argmax(-1) != alone.argmax(-1)).float().mean().item(),
         "greedy tokens changed": (text != alone_text).float().mean().item(),
     }
@@ -662,7 +662,7 @@ same = (torch.stack(written) == alone_text[:, :4]).float().mean().item()
 print(f"a plain call equals 'positions forgotten'; generate writes what each prompt alone gives: {same:.0%}")
 
 # %% [markdown] tags=["zh"]
-# ## 7 键值缓存：同样的数字，少得多的活
+# ## 7 键值缓存：数字一样，计算少得多
 #
 # 写回复时，每写一个词元就要再算一次。可是前面各位置的键和值**不会变**：它们只依赖自己和更早的位置（因果掩码的功劳）。那就把它们存起来，这就是键值缓存（KV cache）：每一步只算新词元的查询、键、值，拿新查询去问存着的所有键。
 #
@@ -769,12 +769,12 @@ axes[0].legend()
 plt.show()
 
 # %% [markdown] tags=["zh"]
-# 左图差出一两个数量级，右图差得少得多：模型这么小，一步里大部分时间花在 Python 和启动运算上，而不在乘法上。模型越大、文本越长，右图就越像左图。
+# 左图里的差距随长度变大，最后超过一个数量级；右图里差得少得多：模型这么小，一步里大部分时间花在 Python 和启动运算上，不在乘法上。模型越大、文本越长，右图就越像左图。
 #
-# 代价是内存：每个词元、每层要存一个键和一个值，宽度都是 $H$：
+# 代价是内存：每层都要为每个词元存一个键和一个值，宽度都是 $H$：
 
 # %% [markdown] tags=["en"]
-# The left picture differs by one or two orders of magnitude, the right one by much less: in so small a model most of a step goes into Python and into launching operations, not into products. The larger the model and the longer the text, the more the right picture looks like the left.
+# In the left picture the gap grows with the length, to more than an order of magnitude; in the right one it is much smaller: in so small a model most of a step goes into Python and into launching operations, not into products. The larger the model and the longer the text, the more the right picture looks like the left.
 #
 # The price is memory. Per token and layer a key and a value are kept, each $H$ wide:
 
@@ -911,7 +911,7 @@ assert blocks.matched_hidden(4 * 4096, 256) == LlamaConfig().intermediate_size =
 # %% [markdown] tags=["zh"]
 # ### 8.4 谁用哪一种
 #
-# 不必相信表格，可以数。按各家族的默认配置搭一层，放在 meta 设备上（只有形状，没有数字，也不下载），数一数前馈层的权重：每 $d$ 个算一份，FFN 是隐藏宽度的 2 倍，GLU 是 3 倍。
+# 不必听别人说，可以自己数。按各家族的默认配置搭一层，放在 meta 设备上（只有形状，没有数字，也不下载），数一数前馈层的权重：以 $d$ 个为一份，FFN 的份数是隐藏宽度的 2 倍，GLU 是 3 倍。
 
 # %% [markdown] tags=["en"]
 # ### 8.4 Who uses which
@@ -975,10 +975,8 @@ lengths = {
     "embedding": [embedded],
     "end of stream": last,
 }
-for name, parts in lengths.items():
-    print(
-        f"{name:13}", [round(part.norm(dim=-1).mean().item(), 2) for part in parts]
-    )  # mean length, by layer
+for name, parts in lengths.items():  # mean length of the vectors, layer by layer
+    print(f"{name:13}", [round(part.norm(dim=-1).mean().item(), 2) for part in parts])
 
 # %% [markdown] tags=["zh"]
 # 既然流里一直是同一种向量，就可以在任何一层**提前下车**：取那一层的流，直接归一化、乘输出矩阵，看模型此刻会猜什么（这叫 logit lens）。每过一个块，留出影评上的损失降多少？（输出矩阵就是词嵌入表，所以一个块都还没过的时候，最像的往往是刚读到的那个词自己。）
@@ -1196,14 +1194,14 @@ assert (right - wrong).abs().max() < 1e-4
 #
 # 搭两种小策略，只有前馈层不同，参数一样多，用同样的影评、同样的批次、同样的学习率从头训练。各用几个随机种子，因为一次的胜负可能只是运气。
 #
-# 为了快，做一点简化：只保留最常见的词元，其余全都换成编号 0（不然大半时间花在巨大的输出矩阵上）；文本切成短块。
+# 为了省时间，做两处简化：只保留最常见的词元，其余全都换成编号 0（不然大半时间花在巨大的输出矩阵上）；文本切成短块。
 
 # %% [markdown] tags=["en"]
 # ## 11 FFN or SwiGLU: train, then talk
 #
 # Build two kinds of small policy that differ in the feed-forward layer only, with equally many parameters, and train them from scratch on the same reviews, in the same batches, at the same learning rate. Each gets several random seeds, since a single win may be luck.
 #
-# To be quick, we simplify: the commonest tokens are kept and all others become number 0 (or else most of the time goes into the huge output matrix), and texts are cut into short blocks.
+# To be quick, we simplify in two ways: the commonest tokens are kept and all others become number 0 (or else most of the time goes into the huge output matrix), and texts are cut into short blocks.
 
 # %%
 sizes = setup.sizes
@@ -1324,7 +1322,7 @@ plt.show()
 # 怎么看待这个结果：
 #
 # - 判决由代码按数字写出，谁领先就写谁，分不出就说分不出。换个种子、换个配置，可能不同。
-# - Shazeer 2020 的实验里，门控的各种变体稳定地好一点，但也只好百分之几个 nat，而且那是大得多的模型、长得多的训练。右图的走势比终点更值得看：差距在随训练怎样变化？把配置里的 `steps` 加到 8 倍，再看一次。
+# - Shazeer 2020 的实验里，门控的各种变体稳定地好一点，但也只好百分之几 nat，而且模型大得多，训练也长得多。右图的走势比终点更值得看：差距在随训练怎样变化？把配置里的 `steps` 加到 8 倍，再看一次。
 # - 两个形状不同的层用同一个学习率，未必对两者都合适。公平的比较要给每一种各自调好学习率，这是许多架构比较里最常见的漏洞。
 #
 # ## 12 拆掉一半，看看会怎样
@@ -1456,10 +1454,10 @@ for name in tqdm(VARIANTS):
 print({name: len(responses) for name, responses in texts.items()})
 
 # %% [markdown] tags=["zh"]
-# 下面是结果。**reward** 是奖励模型的分；**gain** 是同一提示上“拆掉之后减完整”，带 95% 区间；**KL** 是拆过的策略离完整策略多远；**log p** 是完整策略给这些回复里每个词元的平均对数概率，当作“通不通顺”的尺子（它当然偏向自己，不算公正的第二位评委）；distinct-2 是多样性。
+# 下面是结果，每拆一个零件一张表，各列出前 4 个提示，统计用的是全部提示。**reward** 是奖励模型的分数；**gain** 是同一提示上“拆掉之后减完整”，带 95% 区间；**KL** 是拆过的策略离完整策略多远；**log p** 是完整策略给这些回复里每个词元的平均对数概率，当作“通不通顺”的尺子（它当然偏向自己，不算公正的第二位评委）；distinct-2 是多样性。
 
 # %% [markdown] tags=["en"]
-# The result. **reward** is the reward model's score; **gain** is ablated minus full on the same prompt, with a 95% interval; **KL** says how far the ablated policy is from the full one; **log p** is the mean log-probability that the full policy gives to each token of these responses, a yardstick of fluency (biased towards itself, of course, and no impartial second judge); distinct-2 is diversity.
+# The results, one table per part that was taken out, with the first 4 prompts each and statistics over all of them. **reward** is the reward model's score; **gain** is ablated minus full on the same prompt, with a 95% interval; **KL** says how far the ablated policy is from the full one; **log p** is the mean log-probability that the full policy gives to each token of these responses, a yardstick of fluency (biased towards itself, of course, and no impartial second judge); distinct-2 is diversity.
 
 # %% tags=["table"]
 reports = {}
@@ -1481,7 +1479,14 @@ for name in VARIANTS[1:]:
     )
 reports["no attention"].save(setup.output)
 for result in reports.values():
-    print(result)
+    result.show = 4  # all four answers stand side by side below
+display(*reports.values())
+
+# %% [markdown] tags=["zh"]
+# 三张表的要点合成一张：
+
+# %% [markdown] tags=["en"]
+# The gist of the three in one:
 
 # %%
 NUMBERS = {
@@ -1498,7 +1503,7 @@ for name, result in reports.items():
     n = result.numbers
     rows[name] = {short: n.get(f"{key}_after", n.get(key)) for short, key in NUMBERS.items()}
 summary = pd.DataFrame(rows, dtype=float).T
-summary.round(3)
+summary.map(lambda value: "" if pd.isna(value) else f"{value:.3f}")
 
 # %% [markdown] tags=["zh"]
 # 同一行是同一个提示，方括号里是奖励：
@@ -1531,7 +1536,7 @@ assert (summary.loc[["no attention", "no feed-forward"], "KL"] > 2).all()
 assert (summary["log p"].iloc[2:] < summary.loc["full", "log p"] - 0.5).all()
 
 # %% [markdown] tags=["zh"]
-# 这张表是这门课后半段的一个警告。拆掉一半的模型写的东西明眼人一看就不对，KL 和 log p 也立刻看得出来，奖励却不一定：奖励模型只回答它学过的那个问题（是褒是贬），**通不通顺不归它管**。所以 PPO 只追奖励是不够的，要有 KL 把策略拴住；所以每张训练前后的表都要同时列出 KL 和多样性。
+# 这张表是这门课后半段的一个警告。拆掉一半的模型写的东西明眼人一看就不对，KL 和 log p 也立刻看得出来，奖励却不一定：奖励模型只回答它学过的那个问题（是褒是贬），**通不通顺不归它管**。所以 PPO 不能只追奖励，还要用 KL 把策略拴住；也正因为如此，每张训练前后的对比表都同时列出 KL 和多样性。
 #
 # 还有一处值得想：策略是带着掩码训练的，没了掩码，它并不会作弊，只是看到了从没见过的东西。**从头就不带掩码训练**会怎样？见练习 5。
 #
@@ -1563,7 +1568,7 @@ assert (summary["log p"].iloc[2:] < summary.loc["full", "log p"] - 0.5).all()
 # %% [markdown] tags=["zh"]
 # ## 14 练习
 #
-# 把 `...` 换成你的答案再运行，批改结果马上出现。每题后面藏着一个参考答案。
+# 把 `...` 换成你的答案再运行，批改结果马上出现。每题后面藏着一个参考答案，点开就能看。
 #
 # ### 练习 1（找错）
 #
@@ -1572,7 +1577,7 @@ assert (summary["log p"].iloc[2:] < summary.loc["full", "log p"] - 0.5).all()
 # %% [markdown] tags=["en"]
 # ## 14 Exercises
 #
-# Replace `...` with your answer and run the cell; it is graded at once. A solution is hidden after each exercise.
+# Replace `...` with your answer and run the cell; it is graded at once. A solution is hidden after each exercise; click to open it.
 #
 # ### Exercise 1 (find the bug)
 #
@@ -1675,9 +1680,8 @@ checks.e02_3(solution_3).must_pass()
 
 
 # %% tags=["exercise"]
-def swiglu(
-    x, w_gate, w_up, w_down
-): ...  # your code; x (..., d), w_gate and w_up (hidden, d), w_down (d, hidden)
+# x (..., d), w_gate and w_up (hidden, d), w_down (d, hidden)
+def swiglu(x, w_gate, w_up, w_down): ...  # your code
 
 
 hidden_width = ...
@@ -1695,7 +1699,7 @@ checks.e02_4(solution_4, 3072 * 2 // 3).must_pass()
 # %% [markdown] tags=["zh"]
 # ### 练习 5（先预测，再运行）
 #
-# 用第 11 节的小策略（FFN，种子 0），同样的数据和步数，**从头到尾不加因果掩码**地训练一个双胞胎。和带掩码的那个相比：
+# 用第 11 节的小策略（FFN，种子 0），用同样的数据、训练同样多步，但**从头到尾不加因果掩码**，训练出它的一个孪生兄弟。和带掩码的那个相比：
 #
 # - 训练结束时，它的训练损失更低还是更高？
 # - 真正用起来，只给前文、让它猜下一个词元时，它在测试集上的损失更低还是更高？
@@ -1748,7 +1752,7 @@ checks.e02_5(*outcome).must_pass()
 #
 # - Vaswani et al. 2017，[Attention Is All You Need](https://arxiv.org/abs/1706.03762)：式 1 就是第 2 节，那时是 post-LN。
 # - Xiong et al. 2020，[On Layer Normalization in the Transformer Architecture](https://arxiv.org/abs/2002.04745)：第 9.3 节量的就是它的结论。
-# - Shazeer 2020，[GLU Variants Improve Transformer](https://arxiv.org/abs/2002.05202)：几页纸，结尾说“成功归功于神的恩惠”。
+# - Shazeer 2020，[GLU Variants Improve Transformer](https://arxiv.org/abs/2002.05202)：只有几页，结尾把成功归功于“神的恩典”。
 # - Su et al. 2021，[RoFormer](https://arxiv.org/abs/2104.09864)：RoPE。
 # - Zhang & Sennrich 2019，[Root Mean Square Layer Normalization](https://arxiv.org/abs/1910.07467)：RMSNorm。
 # - Xiao et al. 2023，[Efficient Streaming Language Models with Attention Sinks](https://arxiv.org/abs/2309.17453)：为什么权重会停放在第一个词元上。

@@ -350,6 +350,8 @@ def test_the_readmes_say_what_the_result_files_say():
         assert results.renewed(text, language) == text, f"{path.name} is stale: python -m tools.results"
         stale = text.replace(results.START, f"{results.START}\nsomebody typed 9.99 here")
         assert results.renewed(stale, language) == text
+        typed, rows = results.LESSON_ROW.subn(r"\g<1>a typed time\g<3>", text)
+        assert rows and results.renewed(typed, language) == text, "a lesson's table does not state its time"
 
 
 def test_a_readme_without_marks_is_refused():
