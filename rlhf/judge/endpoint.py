@@ -153,7 +153,9 @@ class EndpointJudge:
     def _ask_all(self, run: _Run) -> None:
         with (
             self._client,
-            tqdm(total=len(run.todo), desc=f"asking {self.model}", disable=not self.progress) as bar,
+            tqdm(
+                total=len(run.todo), desc=f"asking {self.model}", mininterval=0.5, disable=not self.progress
+            ) as bar,
             ThreadPoolExecutor(self.workers) as pool,
         ):
             try:
