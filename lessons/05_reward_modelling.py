@@ -962,7 +962,7 @@ arguments = transformers.TrainingArguments(
     num_train_epochs=1,
     lr_scheduler_type="cosine",
     warmup_steps=0.05,
-    logging_steps=10,
+    logging_steps=50,
     seed=setup.seed,
     use_cpu=setup.device == "cpu",
     dataloader_pin_memory=setup.device != "cpu",
@@ -1033,12 +1033,11 @@ torch.testing.assert_close(cross_entropy, -F.logsigmoid(torch.stack([-difference
 # How does it do on pairs?
 
 # %%
-print(
-    "classifier, logit of POSITIVE, on pairs: {:.3f} [{:.3f}, {:.3f}]".format(
-        *baselines.accuracy(sentiment, test)
-    )
-)
-print(f"it learnt from {len(some)} of the {len(splits['train'])} pairs, one text at a time")
+for name, scorer in {"classifier, logit of POSITIVE": sentiment, "reward model of pairs": reward}.items():
+    share, low, high = baselines.accuracy(scorer, test)
+    assert low > 0.5, f"{name}: no better than a coin"
+    print(f"{name:30} {share:.3f} [{low:.3f}, {high:.3f}]")
+print(f"the classifier learnt from {len(some)} of the {len(splits['train'])} pairs, one text at a time")
 
 # %% [markdown] tags=["zh"]
 # ## 10 给策略的回复打分
