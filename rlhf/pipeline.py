@@ -299,7 +299,20 @@ class Outcome:
             f"reward model: {reward} · classifier: {JUDGE} ({prompts} 个留出提示 held-out prompts)",
             f"区间和 KL 都以 {start} 为准 · gains and KL against {start}; 95% bootstrap intervals",
         ]
-        return [*about, *map(self._verdict, METHODS), " · ".join(map(str, self.took))]
+        return [*about, self._budget(), *map(self._verdict, METHODS), " · ".join(map(str, self.took))]
+
+    def _budget(self) -> str:
+        """How many responses each method may learn from, lest the table be read as a race."""
+        ppo, rejection = (self.jobs[name].values for name in METHODS)
+        samples = (
+            ppo["steps"] * ppo["batch_size"],
+            rejection["rounds"] * rejection["prompts"] * rejection["k"],
+        )
+        listed = ", ".join(
+            f"{self.jobs[name].folder.name} {n}" for name, n in zip(METHODS, samples, strict=True)
+        )
+        fair = "" if samples[0] == samples[1] else " (预算不同，不是比赛 · no race: the budgets differ)"
+        return f"训练中采样的回复 · responses sampled in training: {listed}{fair}"
 
     def _verdict(self, method: str) -> str:
         name = self.jobs[method].folder.name

@@ -43,14 +43,13 @@ def write_recipes(folder: Path, **changes: dict) -> Path:
 
 @pytest.fixture(scope="module")
 def chain(world, tmp_path_factory):  # noqa: F811
-    """A home in which the command has run once, its recipes, and what it printed."""
+    """A home in which the command has run once, with its recipes."""
     place = tmp_path_factory.mktemp("chain")
     for name in ("model", "dataset"):
         (place / name).symlink_to(world / name)
     recipes = write_recipes(place / "recipes")
-    with pytest.MonkeyPatch.context() as patch, pytest.MonkeyPatch.context() as inner:
+    with pytest.MonkeyPatch.context() as patch:
         environment(patch, place)
-        inner.setattr(pipeline.Outcome, "show", lambda self: None)
         assert pipeline.main(["--recipes", str(recipes)]) == 0
     return place
 
@@ -71,10 +70,7 @@ def done(chain, tmp_path, monkeypatch):
     place = tmp_path / "home"
     shutil.copytree(chain, place, symlinks=True)
     environment(monkeypatch, place)
-    for name in ("recipes",):
-        for file in (place / name).glob("*.yaml"):  # the pairs keep their place: it is a field of the recipe
-            assert str(chain) in file.read_text() or file.stem != "reward"
-    return place
+    return place  # the pairs keep their old place: it is a field of the recipe
 
 
 def again(place: Path, *words: str) -> int:
@@ -104,6 +100,7 @@ def test_the_table_says_what_the_reports_say(chain):
     assert [each["trained"] for each in found["stages"]] == [True] * 4
     assert all(each["cpu_seconds"] > 0 for each in found["stages"])
     assert found["stages"][2]["recipe"]["steps"] == 3
+    assert any("ppo_3 12, rs_4 16 (" in note for note in found["notes"])  # 3 steps of 4; 8 prompts, 2 each
     page = (folder / "pipeline.html").read_text()
     for name, numbers in found["models"].items():
         saved = report.load(folder / name)
@@ -269,11 +266,13 @@ def test_an_output_that_cannot_be_written_is_found_before_training(home, capsys)
     assert "Cannot create" in fails(capsys, home)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission_is_named(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(CannotWrite):
-        pipeline.writable(tmp_path)
+    folder = tmp_path if os.geteuid() else Path("/proc/self")  # where even root may not write
+    if not folder.is_dir():
+        pytest.skip("root, and no /proc")
+    with pytest.raises(CannotWrite, match="Cannot write to"):
+        pipeline.writable(folder)
 
 
 def test_a_bug_keeps_its_traceback_and_names_the_stage(done, capsys, monkeypatch):
