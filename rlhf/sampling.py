@@ -14,11 +14,24 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from .errors import BadRollout
 
 FULL_SOFTMAX = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
+CUTS = (
+    "typical_p",
+    "min_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "top_h",
+)  # further settings that cut the softmax
 
 
 @dataclass
@@ -107,10 +120,12 @@ def _generate_batch(
     input_ids, attention_mask = left_pad(queries, settings["pad_token_id"])  # (B, Q)
     start = input_ids.shape[1]
     limit = torch.tensor(limits, device=input_ids.device)
+    settings, draw = _own_draw(settings) if input_ids.device.type == "cpu" else (settings, [])
     sequences = backbone.generate(
         input_ids=input_ids,
         attention_mask=attention_mask,
         generation_config=GenerationConfig(**settings, max_new_tokens=max(limits)),
+        logits_processor=LogitsProcessorList(draw),
         stopping_criteria=StoppingCriteriaList([OwnLength(start, limit)]),
     )
     new = sequences[:, start:]  # (B, longest response)
@@ -147,6 +162,32 @@ class OwnLength(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
         return input_ids.shape[1] - self.start >= self.limit  # (B,)
+
+
+class Draw(LogitsProcessor):
+    """Draw the next token of every row from its full softmax and leave it as the only choice.
+
+    One random number per row, looked up in the cumulative probabilities. ``torch.multinomial`` draws one per
+    token of the vocabulary instead, which on a CPU takes more time than a small model does.
+    """
+
+    def __init__(self, temperature: float):
+        self.temperature = temperature
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        cumulative = (scores.double() / self.temperature).softmax(-1).cumsum(-1)  # (B, V), up to 1
+        spot = torch.rand(len(scores), 1, dtype=torch.float64) * cumulative[:, -1:]  # (B, 1)
+        token = torch.searchsorted(cumulative, spot, right=True)  # (B, 1), never one of probability 0
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+
+
+def _own_draw(settings: dict) -> tuple[dict, list[LogitsProcessor]]:
+    """Settings for :class:`Draw` where nothing is cut off; as they are otherwise."""
+    whole = settings.get("top_k") in (0, None) and settings.get("top_p") in (1.0, None)
+    if not settings["do_sample"] or not whole or any(settings.get(name) is not None for name in CUTS):
+        return settings, []
+    left = {k: v for k, v in settings.items() if k not in ("temperature", "top_k", "top_p")}
+    return left | {"do_sample": False}, [Draw(settings["temperature"])]
 
 
 @contextlib.contextmanager

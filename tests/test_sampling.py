@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from rlhf.errors import BadRollout
 from rlhf.ppo import LengthSampler, losses, set_seed
-from rlhf.sampling import Rollout, generate, left_pad
+from rlhf.sampling import Draw, Rollout, generate, left_pad
 
 QUERIES = [torch.tensor(q) for q in ([3], [5, 9, 2, 7, 1, 4], [8, 8], [11, 30, 17])]
 
@@ -215,3 +215,22 @@ def test_lengths_exclude_the_upper_bound():
     assert [LengthSampler(2, 8)() for _ in range(20)] == first
     with pytest.raises(ValueError, match="upper bound"):
         LengthSampler(3, 3)
+
+
+def test_the_cheap_draw_has_the_frequencies_of_the_softmax():
+    """One look-up per row in the cumulative softmax: right frequencies, never a token of probability 0."""
+    logits = torch.tensor([2.0, -torch.inf, 0.5, 0.0, -3.0, -torch.inf])
+    for temperature in (1.0, 0.5):
+        torch.manual_seed(0)
+        drawn = Draw(temperature)(torch.zeros(40_000, 1), logits.expand(40_000, -1)).argmax(-1)
+        share = drawn.bincount(minlength=6) / len(drawn)
+        want = (logits / temperature).softmax(-1)
+        assert (share - want).abs().max() < 5 * (0.25 / len(drawn)) ** 0.5
+        assert not share[logits.isinf()].any()
+
+
+def test_settings_that_cut_the_softmax_stay_with_transformers():
+    """top_k of 1 leaves one choice, whichever way is taken; the cheap draw is for the full softmax alone."""
+    greedy = generate(tiny_lm(), QUERIES, 9, do_sample=False, eos_token_id=-1)
+    single = generate(tiny_lm(), QUERIES, 9, top_k=1, eos_token_id=-1)
+    assert [r.tolist() for r in greedy.responses] == [r.tolist() for r in single.responses]
