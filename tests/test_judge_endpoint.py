@@ -282,6 +282,12 @@ def test_an_empty_account_is_no_rate_limit():
         fails(lambda: ask(server, retries=1)(questions()), "no credit")
 
 
+def test_what_stops_a_local_judge_is_told():
+    broken = RewardJudge(lambda texts: [float("nan")] * len(texts), name="broken")
+    with serve(broken) as server:
+        fails(lambda: ask(server)(questions()), "rejected .*finite scores")
+
+
 def test_a_password_in_the_address_is_not_shown():
     asked = EndpointJudge(
         "m", "http://user:hidden@127.0.0.1:9/v1?token=hidden", KEY, retries=0, progress=False
@@ -324,6 +330,8 @@ def test_what_does_not_look_like_a_key_is_not_sent(tmp_path, text):
     file = tmp_path / "openai.key"
     file.write_text(text, encoding="utf-8")
     fails(lambda: judge.find_key(None, file), "one line of ASCII", judge.MissingKey)
+    if text:
+        fails(lambda: EndpointJudge("m", "http://127.0.0.1:9/v1", text), "one line", judge.MissingKey)
 
 
 def test_a_key_that_git_tracks_is_not_read(tmp_path):

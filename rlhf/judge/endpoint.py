@@ -28,7 +28,7 @@ from rlhf.judge import faults
 from rlhf.judge.cache import Cache
 from rlhf.judge.client import Attempt, Client, Reply
 from rlhf.judge.faults import BadJudging
-from rlhf.judge.keys import find_key, is_local
+from rlhf.judge.keys import checked, find_key, is_local
 from rlhf.judge.question import CRITERION, FAILED, MALFORMED, UNASKED, Question, read_answer, to_prompt
 
 OPENAI = "https://api.openai.com/v1"
@@ -113,7 +113,7 @@ class EndpointJudge:
         self.price, self.max_cost, self.workers = price, max_cost, workers
         self.cache, self.progress, self.usage = Cache(cache), progress, Usage()
         _check(self.base_url, price, max_cost, workers, timeout, retries, requests_per_minute)
-        key = key or find_key(self.base_url)
+        key = checked(key, "key") if key else find_key(self.base_url)
         self._client = Client(self.base_url, key, timeout, retries, requests_per_minute)
         self._lock = threading.Lock()
 

@@ -25,12 +25,12 @@ def find_key(base_url: str | None = None, file: Path | None = None) -> str:
     """
     file = FILE if file is None else Path(file)
     if os.environ.get(VARIABLE, "").strip():
-        return _checked(os.environ[VARIABLE], VARIABLE)
+        return checked(os.environ[VARIABLE], VARIABLE)
     if file.is_file():
         if _tracked(file):
             raise faults.tracked_key(file)
         try:
-            return _checked(file.read_text(encoding="utf-8"), file.name)
+            return checked(file.read_text(encoding="utf-8"), file.name)
         except (OSError, UnicodeDecodeError) as error:
             raise faults.unreadable_key(file, type(error).__name__) from None  # its text may hold the key
     if base_url is not None and is_local(base_url):
@@ -44,7 +44,8 @@ def is_local(url: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _checked(text: str, where: str) -> str:
+def checked(text: str, where: str) -> str:
+    """``text`` without the white space around it. Raises MissingKey unless it looks like a key."""
     key = text.strip()
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise faults.strange_key(where)

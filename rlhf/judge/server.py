@@ -160,8 +160,11 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if kind == "malformed":
             return self._send(200, self._completion(prompt, NONSENSE[len(prompt) % len(NONSENSE)]))
-        with server.lock:  # one forward pass at a time
-            answer = server.judge([question])[0]
+        try:
+            with server.lock:  # one forward pass at a time
+                answer = server.judge([question])[0]
+        except errors.CourseError as error:  # such as a template that the reward model does not know
+            return self._problem(422, error.en)
         return self._send(200, self._completion(prompt, WORDS.get(answer, "")))
 
     def _completion(self, prompt: str, text: str) -> dict[str, Any]:
