@@ -816,20 +816,20 @@ pd.DataFrame(
 #
 # ### 7.1 对照试验：内容不变，只变长
 #
-# 上面的办法需要重做数据。还有一个更直接的试验，任何奖励模型都能做：在一条完整的文本后面加上**不褒不贬**的句子。一个公正的评委不该为此加分。
+# 上面的办法需要重做数据。还有一个更直接的试验，任何奖励模型都能做：取留出文本的开头，和训练时剪短的那一边一样短，再在后面加上**不褒不贬**的句子。一个公正的评委不该为此加分。
 
 # %% [markdown] tags=["en"]
 # The first row is the usual procedure: held-out pairs from the same source as the training pairs. By that row alone the biased model is excellent. The other two change nothing but the length, not a word of praise or blame, and it is found out.
 #
 # ### 7.1 A controlled test: same content, more of it
 #
-# That took new data. There is a more direct test, which works on any reward model: add sentences that **neither praise nor blame** to a finished text. A fair judge should give nothing for them.
+# That took new data. There is a more direct test, which works on any reward model: take the openings of held-out texts, as short as the cut side was in training, and add sentences that **neither praise nor blame**. A fair judge should give nothing for them.
 
 # %%
 NEUTRAL = [" It runs for two hours.", " The film was shown on a Tuesday.", " It was shot in two countries."]
-finished = np.flatnonzero(turned)  # whole sentences, one favourable for each unfavourable
-sides = {name: [test[int(row)][name] for row in finished] for name in ("chosen", "rejected")}
-texts = sides["chosen"] + sides["rejected"]
+some = test.select(range(min(300, len(test))))
+texts = some["chosen"][:] + some["rejected"][:]  # as many favourable ones as unfavourable ones
+texts = tokenizer.batch_decode([ids[: sizes["short"][0]] for ids in tokenizer(texts)["input_ids"]])
 longer = {n: [text + "".join(NEUTRAL[:n]) for text in texts] for n in range(len(NEUTRAL) + 1)}
 gains = {}
 for name, scorer in judged.items():
@@ -844,8 +844,8 @@ for name, scorer in judged.items():
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.6), layout="constrained")
 for panel, (name, scorer) in zip(axes, judged.items(), strict=True):
     curve = torch.stack([scorer(longer[n]) for n in longer]).view(len(longer), 2, -1).mean(-1)  # (4, 2)
-    panel.plot(list(longer), curve[:, 0], "o-", label="favourable sentence")
-    panel.plot(list(longer), curve[:, 1], "s--", label="unfavourable sentence")
+    panel.plot(list(longer), curve[:, 0], "o-", label="openings of chosen")
+    panel.plot(list(longer), curve[:, 1], "s--", label="openings of rejected")
     panel.set(title=name, xlabel="neutral sentences added", ylabel="mean score", xticks=list(longer))
 axes[1].legend()
 plt.show()
@@ -857,7 +857,7 @@ print({name: f"{value:+.2f} standard deviations" for name, value in share.items(
 assert gains["biased"][1] > 0 and share["biased"] > share["reward model"], "the bias was not caught"
 
 # %% [markdown] tags=["zh"]
-# 看图时分开看两件事。两条线**之间**的距离是褒贬，线的**升降**是长短。有偏的模型两条线一起往上走：多说废话就能得分。要是拿它去做 PPO，策略第一个学会的就是啰嗦。好的奖励模型，两条线应当一直分得开，整体不往上走；两条线略微靠拢倒说得过去：后面的话冲淡了前面的意见。
+# 看图时分开看两件事。两条线**之间**的距离是褒贬，线的**升降**是长短。有偏的模型两条线叠在一起，加上第一句废话就一下子冲到顶：它不看褒贬，只数长短。要是拿它去做 PPO，策略第一个学会的就是啰嗦。我们的奖励模型，两条线分得开；两条线一起移动了多少，就是它自己的长度偏差，上面按标准差打印了出来。很少有哪个奖励模型完全没有，所以才要量。两条线略微靠拢倒说得过去：后面的话冲淡了前面的意见。
 #
 # 这样的试验叫**反事实检验**：只改一个因素，看分数动不动。换成别的因素也一样做：口气、列表符号、道歉的话、作者。
 #
@@ -871,7 +871,7 @@ assert gains["biased"][1] > 0 and share["biased"] > share["reward model"], "the 
 # 标签有噪声，测出来的准确率就有**天花板**（noise ceiling）：一个永远判断正确的模型，遇到标错的标签也会被记成错。模拟一下：把留出的标签以概率 $e$ 随机翻转。
 
 # %% [markdown] tags=["en"]
-# Look at two things separately. The distance **between** the lines is the opinion; their **slope** is length. With the biased model, both lines go up: idle talk scores. In PPO, the first thing a policy would learn from it is to ramble. With a good one the lines stay apart and do not rise together; that they draw a little closer is fair, because what follows waters the opinion down.
+# Look at two things separately. The distance **between** the lines is the opinion; their **slope** is length. The two lines of the biased model lie on each other and jump to the top with the first idle sentence: it has no opinion, it measures length. In PPO, the first thing a policy would learn from it is to ramble. Our reward model keeps its lines apart; how far they move together is a length bias of its own, printed above in standard deviations. Hardly any reward model is free of it, which is why one measures. That the lines draw a little closer is fair: what follows waters the opinion down.
 #
 # This is a **counterfactual test**: change one thing and see whether the score moves. It works for other things as well: tone, bullet points, apologies, the author.
 #
