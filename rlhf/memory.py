@@ -208,7 +208,7 @@ def measured_activations(model: nn.Module, loss: Callable[[], Tensor]) -> int:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr() or id(tensor)  # on the meta device there is no address
+    return tensor.untyped_storage()._cdata  # also where there is no address: on the meta device
 
 
 def _nbytes(tensor: Tensor) -> int:
