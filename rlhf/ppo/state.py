@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -46,8 +46,6 @@ RECORD, TENSORS = "state.json", "tensors.safetensors"
 VERSION = re.compile(
     r"(\d{4,})_step_\d{6,}"
 )  # a counter, then the step: a later save never meets an old name
-
-SUPPORTED = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU}
 
 
 # ------------------------------------------------------------------------------------------- save and load
@@ -107,13 +105,17 @@ def latest(folder: str | Path) -> Path | None:
 
 
 def snapshot(trainer: PPOTrainer, extra: Mapping[str, Any]) -> tuple[dict, dict[str, torch.Tensor]]:
-    """Everything that changes in the course of a run: JSON values, and the tensors they name."""
+    """Everything that changes in the course of a run: JSON values, and the tensors they name. Of several
+    processes only the main one, which writes, gets them."""
     scaler, loader = trainer.accelerator.scaler, trainer.dataloader
     tensors: dict[str, torch.Tensor] = {}
     own = {
         "random": randomness.global_states(trainer.current_device),
         "extra": {name: _state_of(name, part) for name, part in extra.items()},
     }
+    everyones = gather_object([own])  # each samples with random numbers of its own
+    if not trainer.accelerator.is_main_process:
+        return {}, {}
     state = {
         "current_step": trainer.current_step,
         "policy": trainable(trainer),
@@ -124,7 +126,7 @@ def snapshot(trainer: PPOTrainer, extra: Mapping[str, Any]) -> tuple[dict, dict[
         "running": dict(vars(trainer.running)),
         "permutations": randomness.numpy_state(trainer.permutations),
         "prompts": loader.state_dict() if isinstance(loader, PromptLoader) else None,
-        "processes": gather_object([own]),  # each samples with random numbers of its own
+        "processes": everyones,
     }
     try:
         plain = {name: pack(part, name, tensors) for name, part in state.items()}
@@ -178,7 +180,7 @@ def _state_of(name: str, part: Any) -> Any:
 def _change_learning_rate(trainer: PPOTrainer, saved: float) -> None:
     """The configured rate instead of the saved one; a scheduler keeps its shape."""
     factor = trainer.config.learning_rate / saved if saved else 1.0
-    for group in trainer.optimizer.param_groups:
+    for group in (g for g in trainer.optimizer.param_groups if g["lr"] is not None):
         group["lr"] *= factor
         if "initial_lr" in group:
             group["initial_lr"] *= factor
@@ -195,13 +197,6 @@ def _check_moment(trainer: PPOTrainer) -> None:
             "上一步没有做完就被打断，参数只更新了一部分，不能保存。请用 load_state 回到上一次保存的状态。",
             "The last step was interrupted half-way, so the parameters are those of no step. Go back to the "
             "last saved state with load_state.",
-        )
-    kind = trainer.accelerator.distributed_type
-    if kind not in SUPPORTED:
-        raise BadState(
-            f"save_state 不支持把参数切开的训练方式（{kind.value}）；请用 accelerate 自己的检查点。",
-            f"save_state does not know training that shards parameters ({kind.value}); use Accelerate's own "
-            "checkpoints.",
         )
 
 

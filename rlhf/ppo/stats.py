@@ -27,15 +27,17 @@ def pass_stats(
     value_loss: torch.Tensor,
     total: torch.Tensor,
     clip_fractions: tuple[torch.Tensor, torch.Tensor],
+    own: slice = slice(None),
 ) -> PassStats:
     """Statistics of one minibatch, before its update; nothing here is differentiated.
 
-    ``logprobs`` and ``values`` ``(b, T-1)`` and ``logits`` ``(b, T-1, V)`` are the current policy's.
+    ``logprobs`` and ``values`` ``(b, T-1)`` and ``logits`` ``(b, T-1, V)`` are the current policy's. Where
+    processes share a minibatch the logits are only of the rows ``own``, and so is ``policy/entropy``.
     """
     mask = batch.mask
     with torch.no_grad():
         entropy = losses.entropy_from_logits(
-            logits[mask.bool()]
+            logits[mask[own].bool()]
         ).mean()  # (tokens, V): response positions only
         return {
             "mask": mask,
@@ -81,6 +83,22 @@ def objective_stats(experience: Experience, rollouts: RolloutBatch, kl_coef: flo
         "tokens/responses_len_std": std(responses),
         "tokens/responses_dist": responses,
     }
+
+
+def merged(passes: Sequence[PassStats]) -> PassStats:
+    """Minibatches that were accumulated by tokens, as the one large minibatch they stand for."""
+    tokens = torch.stack([p["mask"].sum() for p in passes])  # (passes,)
+    share = tokens / tokens.sum()
+    whole = {}
+    for name in passes[0]:
+        values = [p[name] for p in passes]
+        whole[name] = torch.cat(values) if values[0].dim() else (torch.stack(values) * share).sum()
+    for name in ("returns", "val"):  # variances do not average: within the parts, and between their means
+        means, within = (torch.stack([p[f"{name}/{key}"] for p in passes]) for key in ("mean", "var"))
+        between = tokens * (means - whole[f"{name}/mean"]) ** 2
+        squares = (within * (tokens - 1) + between).sum()
+        whole[f"{name}/var"] = squares / (tokens.sum() - 1).clamp(min=1)
+    return whole
 
 
 def optimisation_stats(passes: Sequence[PassStats]) -> dict:

@@ -302,7 +302,8 @@ class _Recorder:
     def forward_rollouts(self, call, rollouts):
         step = self.trainer.config.mini_batch_size
         everything = torch.arange(len(rollouts.input_ids), device=rollouts.mask.device)
-        self.waiting = list(everything.split(step))
+        own = self.trainer.own_rows(len(everything))
+        self.waiting = list(everything[own].split(step))
         with self._during("forward"):
             experience = call(rollouts)
             self.rows, self.mask = None, rollouts.mask
@@ -336,7 +337,8 @@ class _Recorder:
             return call(experience)
 
     def update(self, call, experience, rows):
-        self.waiting = list(rows.split(self.trainer.config.mini_batch_size))
+        everyone = self.trainer.accelerator.num_processes
+        self.waiting = list(rows.split(self.trainer.config.mini_batch_size * everyone))
         done = len(self.tape.updates)
         with self._during(self.stage or "optimise"):
             passes = call(experience, rows)

@@ -58,7 +58,8 @@ def start_trackers(accelerator: Accelerator, config: PPOConfig, resumed_at: int 
     init_kwargs = {name: dict(kwargs) for name, kwargs in config.tracker_kwargs.items()}
     folder = Path(accelerator.logging_dir)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if accelerator.is_main_process:  # the only one that writes
+            folder.mkdir(parents=True, exist_ok=True)
         if "wandb" in config.trackers:
             wandb_kwargs = {"mode": os.environ.get("WANDB_MODE", "offline"), "dir": str(folder)}
             init_kwargs["wandb"] = wandb_kwargs | init_kwargs.get("wandb", {})

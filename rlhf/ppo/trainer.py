@@ -37,10 +37,12 @@ surprising. Every deliberate departure:
     first ``log_stats``; ``"none"`` switches it off. Histograms of advantages and ratios hold response
     tokens only; ``ppo/policy/grad_norm`` is new.
 13. Gradient checkpointing has an effect; in TRL it has none, because the forward runs in eval mode.
-    Gradients that an interrupted step left behind are dropped. With several processes each samples from its
-    own seed, and they agree on leaving a minibatch out; whitening is per process, as in TRL.
+    Gradients that an interrupted step left behind are dropped. Several processes take the step that one
+    process would take with all their rollouts: minibatches are drawn from the common batch, and whitening,
+    losses, KL, brakes and statistics are those of that batch (TRL whitens and shuffles within each process).
+    Each samples from its own seed.
 14. :meth:`PPOTrainer.save_state` and ``load_state`` are new, and ``dataloader`` knows its place for them.
-15. Not here: encoder-decoder models, uploading to a hub, DeepSpeed's copy of the reference, shared layers.
+15. Not here: encoder-decoder models, uploading to a hub, models in shards (DeepSpeed, FSDP), shared layers.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .. import sampling
 from ..errors import BadData, BadRollout
-from . import identity, losses, state, trackers
+from . import identity, losses, processes, state, trackers
 from . import stats as reporting
 from .config import BadConfig, PPOConfig
 from .kl import AdaptiveKLController, FixedKLController
@@ -104,6 +106,7 @@ class PPOTrainer:
         self.config = config or PPOConfig()
         _check_models(model, ref_model)
         self.accelerator = trackers.build_accelerator(self.config)
+        processes.check_whole_models(self.accelerator)
         set_seed(self.config.seed, device_specific=True)  # every process samples texts of its own
         self.permutations = np.random.RandomState(self.config.seed)  # of minibatches, independent of sampling
         self.tokenizer = tokenizer
@@ -214,14 +217,14 @@ class PPOTrainer:
         with self._reference() as reference:
             return responses, write(self.accelerator.unwrap_model(reference))
 
-    @staticmethod
     def _response_limits(
-        queries: Sequence, length_sampler: Callable | None, settings: dict
+        self, queries: Sequence, length_sampler: Callable | None, settings: dict
     ) -> int | list[int]:
         """How many tokens to write at most, taken out of the generation settings."""
         new_tokens, total = settings.pop("max_new_tokens", None), settings.pop("max_length", None)
-        if length_sampler is not None:
-            return [int(length_sampler()) for _ in queries]
+        if length_sampler is not None:  # drawn for every process, so that equally seeded ones differ
+            everyones = [int(length_sampler()) for _ in range(len(queries) * self.accelerator.num_processes)]
+            return everyones[self.own_rows(len(everyones))]
         if new_tokens is None and total is not None:
             return [total - len(q) for q in queries]
         return DEFAULT_NEW_TOKENS if new_tokens is None else new_tokens
@@ -271,27 +274,36 @@ class PPOTrainer:
         scores: Sequence[torch.Tensor] | torch.Tensor,
         response_masks: Sequence[torch.Tensor] | None = None,
     ) -> RolloutBatch:
-        """Check the input of a step and pad it; changes nothing."""
-        policy = self.policy
-        return check_rollouts(
-            queries,
-            responses,
-            scores,
-            response_masks,
-            batch_size=self.config.batch_size,
-            vocab_size=policy.get_input_embeddings().num_embeddings,
-            max_length=getattr(policy.config, "max_position_embeddings", None),
-            pad_token_id=self.pad_token_id,
-            device=self.current_device,
-        )
+        """Check the input of a step and pad it; changes nothing. Returns the rollouts of all processes."""
+        policy, rollouts, problem = self.policy, None, None
+        try:
+            rollouts = check_rollouts(
+                queries,
+                responses,
+                scores,
+                response_masks,
+                batch_size=self.config.batch_size,
+                vocab_size=policy.get_input_embeddings().num_embeddings,
+                max_length=getattr(policy.config, "max_position_embeddings", None),
+                pad_token_id=self.pad_token_id,
+                device=self.current_device,
+            )
+        except BadRollout as error:
+            problem = error
+        processes.raise_everywhere(self.accelerator, problem)
+        return processes.join_rollouts(self.accelerator, rollouts, self.pad_token_id)
+
+    def own_rows(self, total: int) -> slice:
+        """Which of the batch's ``total`` rows this process computes; alone: all."""
+        return processes.own_rows(self.accelerator, total)
 
     @torch.no_grad()
     def forward_rollouts(self, rollouts: RolloutBatch) -> Experience:
         """What policy and reference say about the rollouts: log-probs, values, KL; by minibatches."""
         self.model.eval()
-        parts = []
-        for i in range(0, len(rollouts.input_ids), self.config.mini_batch_size):
-            rows = slice(i, i + self.config.mini_batch_size)
+        parts, own = [], self.own_rows(len(rollouts.input_ids))
+        for i in range(own.start, own.stop, self.config.mini_batch_size):
+            rows = slice(i, min(i + self.config.mini_batch_size, own.stop))
             ids, attention_mask = rollouts.input_ids[rows], rollouts.attention_mask[rows]
             logprobs, values, logits = self.forward(ids, attention_mask)
             ref_logits = self.forward_reference(ids, attention_mask)
@@ -301,7 +313,8 @@ class PPOTrainer:
             else:
                 kl = losses.kl_penalty(logprobs, ref_logprobs, self.config.kl_penalty)
             parts.append((logprobs, ref_logprobs, kl, values))
-        logprobs, ref_logprobs, kl, values = (torch.cat(column) for column in zip(*parts, strict=True))
+        columns = (torch.cat(column) for column in zip(*parts, strict=True))  # (b, T-1) each
+        logprobs, ref_logprobs, kl, values = (processes.join(self.accelerator, c) for c in columns)
         _check_finite(logprobs, ref_logprobs, values)
         return Experience(
             rollouts.input_ids, rollouts.attention_mask, rollouts.mask, logprobs, ref_logprobs, kl, values
@@ -334,7 +347,7 @@ class PPOTrainer:
     def compute_rewards(self, experience: Experience, scores: torch.Tensor) -> None:
         """Scale and clip the scores ``(B,)``, tax every token by its KL, put the score on the last one."""
         if self.config.use_score_scaling:
-            self.running.update(self.accelerator.gather(scores))
+            self.running.update(scores)
             scores = self.running.scale(scores, subtract_mean=self.config.use_score_norm)
         if self.config.score_clip is not None:
             scores = scores.clamp(-self.config.score_clip, self.config.score_clip)
@@ -361,28 +374,32 @@ class PPOTrainer:
     def optimise(self, experience: Experience) -> list[reporting.PassStats]:
         """``ppo_epochs`` times through the batch in random order; the statistics of every minibatch."""
         passes: list[reporting.PassStats] = []
+        everyone = self.accelerator.num_processes
         for _ in range(self.config.ppo_epochs):
-            order = torch.from_numpy(self.permutations.permutation(self.config.batch_size))
-            for rows in order.to(self.current_device).split(self.config.backward_batch_size):
+            order = torch.from_numpy(self.permutations.permutation(self.config.batch_size * everyone))
+            for rows in order.to(self.current_device).split(self.config.backward_batch_size * everyone):
                 passes += self.update(experience, rows)
-            if self.config.early_stopping and self._moved_too_far(passes[-1]):
+            if self.config.early_stopping and self._moved_too_far(passes):
                 break
         return passes
 
     def update(self, experience: Experience, rows: torch.Tensor) -> list[reporting.PassStats]:
         """One optimiser step on the sequences ``rows``: minibatch gradients added up, clipped, applied."""
-        passes, learnt = [], False
-        minibatches = [experience.rows(index) for index in rows.split(self.config.mini_batch_size)]
+        passes, learnt, everyone = [], False, self.accelerator.num_processes
+        size = self.config.mini_batch_size * everyone
+        minibatches = [experience.rows(index) for index in rows.split(size)]
         self.optimizer.zero_grad()  # an interrupted step may have left something
         for batch in minibatches:
             last = batch is minibatches[-1]
             waiting = contextlib.nullcontext() if last else self.accelerator.no_sync(self.model)
             with waiting, _train_mode(self.checkpointed):
                 loss, record, skip = self.minibatch_loss(batch)
-                if not skip:
-                    self.accelerator.backward(loss * self._share(batch, minibatches))
+                if not skip:  # times their number, since the parts of all processes will be averaged
+                    self.accelerator.backward(loss * self._share(batch, minibatches) * everyone)
                     learnt = True
             passes.append(record)
+        if learnt and skip and everyone > 1:
+            self._average_gradients()
         norm = self._apply_gradients() if learnt else torch.zeros((), device=self.current_device)
         for record in passes:
             record["policy/grad_norm"] = norm
@@ -394,9 +411,19 @@ class PPOTrainer:
             return batch.mask.sum() / sum(b.mask.sum() for b in minibatches)
         return 1 / len(minibatches)
 
+    def _average_gradients(self) -> None:
+        """What the last backward pass of an update does among processes, for one that was left out."""
+        for parameter in (p for p in self.parameters if p.grad is not None):
+            parameter.grad.copy_(self.accelerator.reduce(parameter.grad, "mean"))
+
     def minibatch_loss(self, batch: Experience) -> tuple[torch.Tensor, reporting.PassStats, bool]:
-        """The current policy on a minibatch: ``(loss to differentiate, statistics, leave it out?)``."""
-        logprobs, values, logits = self.forward(batch.input_ids, batch.attention_mask)
+        """The current policy on a minibatch: ``(loss to differentiate, statistics, leave it out?)``.
+
+        With several processes ``batch`` holds the rows of all; this one computes its share of them.
+        """
+        own = self.own_rows(len(batch.input_ids))
+        logprobs, values, logits = self.forward(batch.input_ids[own], batch.attention_mask[own])
+        logprobs, values = (processes.join(self.accelerator, x) for x in (logprobs, values))
         ratio = losses.probability_ratio(logprobs, batch.logprobs, batch.mask)
         policy_loss, policy_clipped = losses.policy_loss(
             ratio, batch.advantages, batch.mask, self.config.cliprange
@@ -409,10 +436,16 @@ class PPOTrainer:
         mean_ratio = self._largest(mean_ratio.detach())
         skip = not mean_ratio <= self.config.ratio_threshold  # true for nan
         if skip:
-            warnings.warn(f"mean ratio {mean_ratio:.2f}: above ratio_threshold, left out", stacklevel=2)
+            if self.accelerator.is_main_process:
+                warnings.warn(f"mean ratio {mean_ratio:.2f}: above ratio_threshold, left out", stacklevel=2)
             policy_loss, value_loss, loss = (torch.zeros_like(x) for x in (policy_loss, value_loss, loss))
         clipped = (policy_clipped, value_clipped)
-        record = reporting.pass_stats(logprobs, logits, values, batch, policy_loss, value_loss, loss, clipped)
+        record = reporting.pass_stats(
+            logprobs, logits, values, batch, policy_loss, value_loss, loss, clipped, own
+        )
+        if self.accelerator.num_processes > 1:  # the only number that needs the logits
+            tokens = batch.mask[own].sum() / batch.mask.sum()
+            record["policy/entropy"] = self.accelerator.reduce(record["policy/entropy"] * tokens, "sum")
         return loss, record, skip
 
     def _largest(self, value: torch.Tensor) -> float:
@@ -427,9 +460,19 @@ class PPOTrainer:
         self.optimizer.zero_grad()
         return norm
 
-    def _moved_too_far(self, last: reporting.PassStats) -> bool:
-        kl = self.accelerator.reduce(last["policy/policykl"], "mean")
+    def _moved_too_far(self, passes: Sequence[reporting.PassStats]) -> bool:
+        """Looks at the last minibatch, or at the whole last update if its minibatches stand for a larger
+        one."""
+        last = self._as_reported(passes[-self.config.gradient_accumulation_steps :])[-1]
+        kl = self.accelerator.reduce(last["policy/policykl"], "mean")  # equal, but all must agree
         return kl.item() > 1.5 * self.config.target_kl
+
+    def _as_reported(self, passes: Sequence[reporting.PassStats]) -> Sequence[reporting.PassStats]:
+        """The passes, or one record per update where accumulation stands for a larger minibatch."""
+        if not self.config.accumulate_by_tokens:
+            return passes
+        size = self.config.gradient_accumulation_steps
+        return [reporting.merged(passes[i : i + size]) for i in range(0, len(passes), size)]
 
     # ------------------------------------------------------------------------------ statistics and logging
 
@@ -438,22 +481,17 @@ class PPOTrainer:
     ) -> dict:
         """The step in numbers, under the classic names: see :mod:`rlhf.ppo.stats`."""
         result = reporting.objective_stats(experience, rollouts, self.kl_ctl.value)
-        result |= reporting.optimisation_stats(passes)
-        result = reporting.to_plain(self._mean_over_processes(result))
-        result["ppo/learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        if result["objective/kl"] < -1.0:
+        result |= reporting.optimisation_stats(self._as_reported(passes))
+        result = reporting.to_plain(result)
+        if (rate := self.optimizer.param_groups[0]["lr"]) is not None:  # Adafactor may choose its own
+            result["ppo/learning_rate"] = rate
+        if result["objective/kl"] < -1.0 and self.accelerator.is_main_process:
             warnings.warn(
                 f"KL is {result['objective/kl']:.2f}: so negative a value usually means that responses were "
                 "not sampled from the policy's full softmax",
                 stacklevel=3,
             )
         return result
-
-    def _mean_over_processes(self, result: dict) -> dict:
-        if self.accelerator.num_processes == 1:
-            return result
-        scalar = {k: v for k, v in result.items() if isinstance(v, torch.Tensor) and v.dim() == 0}
-        return result | {k: self.accelerator.reduce(v.clone(), "mean") for k, v in scalar.items()}
 
     def log_stats(
         self,
@@ -466,7 +504,7 @@ class PPOTrainer:
 
         ``rewards`` are the scores given to :meth:`step`; they add ``env/reward_mean``, ``env/reward_std``
         and the distribution ``env/reward_dist``. ``batch`` provides the texts named by ``columns_to_log``
-        for W&B's table.
+        for W&B's table. Of several processes each has to call this, and one writes.
         """
         rewards = torch.as_tensor([float(r) for r in rewards], device=self.current_device)
         rewards = self.accelerator.gather(rewards)

@@ -47,7 +47,9 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """``(B, T, H)`` to ``(B, T)``, in float32 whatever the backbone computes in."""
-        return self.summary(hidden_states.to(self.summary.weight.dtype)).squeeze(-1)
+        weight = self.summary.weight
+        with torch.autocast(weight.device.type, enabled=False):  # bfloat16 would leave values of 3 digits
+            return self.summary(hidden_states.to(weight.dtype)).squeeze(-1)
 
 
 class AutoModelForCausalLMWithValueHead(nn.Module):
