@@ -8,7 +8,8 @@ a trainer, and the statistics of every step. The short run of lesson 00, the cha
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,22 @@ Reward = Callable[[Sequence[str]], torch.Tensor]  # texts (query + response) to 
 
 
 def build_trainer(
-    setup: Setup, logs: Path, policy: Path | None = None, prompts: Dataset | None = None, **changes: Any
+    setup: Setup,
+    logs: Path,
+    policy: Path | None = None,
+    prompts: Dataset | None = None,
+    *,
+    questions: Path | None = None,
+    loading: Mapping[str, Any] | None = None,
+    **changes: Any,
 ) -> PPOTrainer:
     """A policy with a new value head, the profile's prompts and settings in a trainer.
 
     Args:
         logs: TensorBoard's folder. policy: a folder in the layout of the hub; by default the profile's.
-        prompts: as :func:`training_prompts` makes them, which is the default.
+        prompts: as :func:`training_prompts` makes them, which is the default. questions: preference pairs
+            whose questions are the prompts instead. loading: how the policy is loaded (``dtype``,
+            ``peft_config`` …).
         changes: fields of ``PPOConfig`` that differ from the profile's.
 
     Raises:
@@ -46,7 +56,9 @@ def build_trainer(
     folder = policy or setup.policy
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    prompts = training_prompts(setup, tokenizer) if prompts is None else prompts
+    if prompts is None:
+        own = training_prompts if questions is None else partial(question_prompts, path=questions)
+        prompts = own(setup, tokenizer)
     settings = {key: value for key, value in setup.ppo.items() if key != "steps"}
     settings |= {
         "seed": setup.seed,
@@ -54,7 +66,7 @@ def build_trainer(
         "accelerator_kwargs": {"cpu": setup.device == "cpu"},
     }
     config = PPOConfig(**(settings | changes))
-    model = AutoModelForCausalLMWithValueHead.from_pretrained(folder, seed=setup.seed)
+    model = AutoModelForCausalLMWithValueHead.from_pretrained(folder, seed=setup.seed, **(loading or {}))
     return PPOTrainer(config, model, None, tokenizer, prompts, data_collator=collator)
 
 
@@ -66,6 +78,33 @@ def training_prompts(setup: Setup, tokenizer: PreTrainedTokenizerBase) -> Datase
     sizes = setup.prompts
     sampler = LengthSampler(sizes["min_tokens"], sizes["max_tokens"], seed=setup.seed)
     return build_prompts(load_reviews(setup.dataset, "train"), tokenizer, sampler, sizes["min_chars"])
+
+
+def question_prompts(setup: Setup, tokenizer: PreTrainedTokenizerBase, path: Path) -> Dataset:
+    """The questions of preference pairs that have as many tokens as the setup's queries may have, whole.
+
+    They become tokens as texts do in SFT and in scoring, with whatever the tokenizer puts in front.
+
+    Raises:
+        BadData: there is no such question. MissingAssets: no pairs.
+    """
+    from datasets import Dataset
+
+    from rlhf.errors import BadData
+    from rlhf.pairs import load_pairs, split_prompt
+
+    low, high = setup.prompts["min_tokens"], setup.prompts["max_tokens"]
+    rows = load_pairs(path, "train", drop_bad=True)
+    texts = [split_prompt(*both)[0] for both in zip(rows["chosen"], rows["rejected"], strict=True)]
+    encoded = tokenizer(texts)["input_ids"]
+    fitting = [k for k, ids in enumerate(encoded) if low <= len(ids) < high]
+    if not fitting:
+        raise BadData(
+            f"{path.name} 里没有 {low} 到 {high - 1} 个词元的问题；请改 query_tokens。",
+            f"{path.name} has no question of {low} to {high - 1} tokens; change query_tokens.",
+        )
+    chosen = {"input_ids": [encoded[k] for k in fitting], "query": [texts[k] for k in fitting]}
+    return Dataset.from_dict(chosen).with_format("torch", columns=["input_ids"], output_all_columns=True)
 
 
 def response_lengths(setup: Setup) -> LengthSampler:

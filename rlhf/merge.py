@@ -311,7 +311,8 @@ def _load_base(
             own.pad_token_id = (
                 tokenizer.pad_token_id if tokenizer.pad_token_id is not None else own.eos_token_id
             )
-        own.texts_begin_with = _template(adapter, own)
+        for name, value in _record(adapter).items():
+            setattr(own, name, value)
     auto = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # a score head that is new is looked at here
@@ -330,13 +331,13 @@ def _load_base(
     return model.eval(), stored
 
 
-def _template(adapter: Path, own: Any) -> str:
-    """How all texts of a reward model begin, if the stage that trained it left that in its record."""
+def _record(adapter: Path) -> dict[str, Any]:
+    """How all texts of a reward model begin and how long they may be, where its stage recorded that."""
     try:
         record = json.loads((adapter / "reward_model.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        record = {}
-    return record.get("texts_begin_with", getattr(own, "texts_begin_with", ""))
+        return {}
+    return {name: record[name] for name in ("texts_begin_with", "reads_tokens") if name in record}
 
 
 def _put_on(model: PreTrainedModel, adapter: Path) -> Any:

@@ -69,6 +69,29 @@ def load_pairs(
     return Dataset(_check_rows(table, f"{path.name}/{split}", drop_bad))
 
 
+def load_splits(path: str | Path, train: int, test: int) -> dict[str, Dataset]:
+    """``{"train": …, "test": …}`` with at most so many pairs, rows without a preference left out.
+
+    Where there is no file of the split ``test``, its pairs are the last ones of ``train``, which then are not
+    among those to learn from.
+
+    Raises:
+        MissingAssets, BadData: as :func:`load_pairs`; or there are not more than ``test`` pairs.
+    """
+    try:
+        return load_pairs(path, {"train": f"train[:{train}]", "test": f"test[:{test}]"}, drop_bad=True)
+    except MissingAssets:
+        rows = load_pairs(path, "train", drop_bad=True)
+    first = len(rows) - test
+    if first < 1:
+        raise BadData(
+            f"{Path(path).name} 只有 {len(rows)} 对，留出 {test} 对检验后就没有可学的了。",
+            f"{Path(path).name} has {len(rows)} pairs; with {test} of them held out none are left to learn "
+            "from.",
+        )
+    return {"train": rows.select(range(min(train, first))), "test": rows.select(range(first, len(rows)))}
+
+
 def to_text(question: str, answer: str, system: str | None = "") -> str:
     """One turn as HH-RLHF writes it; ``system`` goes in front. Scoring must use what training used."""
     return f"{system or ''}{HUMAN}{question}{ASSISTANT} {answer}"

@@ -142,7 +142,9 @@ class Ask:
                 new_tokens=responses,
                 **common,
             )
-        longest = values.get("max_length") or values["tokens"][1] + 1  # and the end-of-sequence token
+        longest = values.get("max_length", positions)
+        if stage == "reward" and values.get("data", "reviews") == "reviews":
+            longest = min(longest, values["tokens"][1] + 1)  # and the end-of-sequence token
         both = 2 if stage == "reward" else 1  # chosen and rejected go through together
         return cls(
             sequences=both * values["batch_size"],

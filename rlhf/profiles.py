@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -123,8 +123,11 @@ class Setup:
         }
 
 
-def setup(lesson: str, profile: str | None = None) -> Setup:
-    """Everything a lesson needs; prints one line about it and seeds Python, NumPy and torch.
+def setup(
+    lesson: str, profile: str | None = None, needs: Iterable[str] = ("policy", "reward_model", "dataset")
+) -> Setup:
+    """Everything a lesson needs; prints one line about it and seeds Python, NumPy and torch. Of ``policy``,
+    ``reward_model`` and ``dataset`` those that it ``needs`` must be there.
 
     Raises:
         BadProfile: unknown profile. MissingAssets: a model or the data is not there, or half there.
@@ -147,9 +150,8 @@ def setup(lesson: str, profile: str | None = None) -> Setup:
         seed=seed(fields),
         prepare=fields["prepare"],
     )
-    require_model(result.policy, result.prepare)
-    require_model(result.reward_model, result.prepare)
-    require_data(result.dataset, result.prepare)
+    for name in needs:
+        (require_data if name == "dataset" else require_model)(getattr(result, name), result.prepare)
     _seed_everything(result.seed)
     print(result.describe())
     return result
@@ -187,7 +189,9 @@ def pick_device() -> str:
             "RLHF_DEVICE 要求 cuda，但 torch 看不到 GPU。去掉这个变量就会用 CPU。",
             "RLHF_DEVICE asks for cuda, but torch sees no GPU. Unset it to use the CPU.",
         )
-    return asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    among = os.environ.get("LOCAL_RANK")  # of several processes that were launched together
+    own = "cuda" if among is None else f"cuda:{among}"
+    return asked or (own if torch.cuda.is_available() else "cpu")
 
 
 def require_model(folder: Path, prepare: str) -> None:

@@ -30,6 +30,7 @@ from rlhf.sft import keep_logs_together
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from peft import PeftConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl import RewardTrainer
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 KEY = "05_reward_modelling"
 RECORD = "reward_model.json"
+LONGEST = rewards.LONGEST
 REVIEWS_PER_PAIR = 5  # reviews looked at for a pair; more only cost time
 
 
@@ -101,16 +103,18 @@ def load_tokenizer(policy: str | Path) -> PreTrainedTokenizerBase:
 
 
 def new_model(
-    policy: str | Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0, labels: int = 1
+    policy: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int = 0,
+    labels: int = 1,
+    dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
     """The policy's body with a new ``Linear(H, labels)`` on top; the same seed gives the same head."""
     from transformers import AutoModelForSequenceClassification
 
     with torch.random.fork_rng(), _errors_only():
         torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            policy, num_labels=labels, dtype=torch.float32
-        )
+        model = AutoModelForSequenceClassification.from_pretrained(policy, num_labels=labels, dtype=dtype)
     model.config.pad_token_id = tokenizer.pad_token_id  # without it no last token is found
     return model
 
@@ -132,19 +136,25 @@ def new_trainer(
     splits: Mapping[str, Dataset],
     tokenizer: PreTrainedTokenizerBase,
     model: PreTrainedModel | None = None,
+    *,
+    longest: int = LONGEST,
+    peft_config: PeftConfig | None = None,
     **changes: Any,
 ) -> RewardTrainer:
     """TRL's RewardTrainer with the profile's sizes, ready to ``train()`` and ``evaluate()``.
 
     Args:
         splits: ``train`` and, if there is one, ``test``. model: by default :func:`new_model`.
+        longest: tokens of a text that are read, its end; whoever scores with the result reads as many.
+        peft_config: train an adapter (``peft.LoraConfig``) and the score head instead of all weights.
         changes: fields of ``RewardConfig`` that differ from the profile's.
     """
     from transformers import PrinterCallback
     from trl import RewardConfig, RewardTrainer
 
     model = new_model(setup.policy, tokenizer, setup.seed) if model is None else model
-    longest = min(model.config.max_position_embeddings, 512)
+    longest = min(model.config.max_position_embeddings, longest)
+    model.config.reads_tokens = longest  # what scores with it cuts texts alike
     data = {name: tokenise(rows, tokenizer, longest) for name, rows in splits.items()}
     cpu = setup.device == "cpu"
     settings = {
@@ -170,6 +180,7 @@ def new_trainer(
         train_dataset=data["train"],
         eval_dataset=data.get("test"),
         processing_class=tokenizer,
+        peft_config=peft_config,
     )
     trainer.remove_callback(PrinterCallback)  # a dict per log; the lesson draws the history instead
     keep_logs_together(trainer)
@@ -182,14 +193,25 @@ def save(
     splits: Mapping[str, Dataset],
     folder: Path | None = None,
     record: Mapping[str, Any] | None = None,
+    *,
+    merge: bool = True,
 ) -> Path:
-    """Model, tokenizer and a record of how it was made; the folder appears whole or not at all."""
+    """Model, tokenizer and a record of how it was made; the folder appears whole or not at all.
+
+    An adapter is merged first; ``merge=False`` saves it as it is, for :mod:`rlhf.merge`. Of several processes
+    the main one writes.
+    """
     folder = profiles.root() / "output" / "rm_2" if folder is None else Path(folder)
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.config.texts_begin_with = template_of(splits["train"])
     facts = {**(record or {}), "pairs": len(splits["train"]), "steps": trainer.state.global_step}
+    facts |= {name: getattr(model.config, name) for name in ("texts_begin_with", "reads_tokens")}
     if trainer.eval_dataset is not None:
         facts["held_out"] = {key: float(value) for key, value in trainer.evaluate().items()}
+    if not trainer.accelerator.is_main_process:
+        return folder
+    if merge and hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
     with whole_folder(folder) as partial:
         model.save_pretrained(partial)
         trainer.processing_class.save_pretrained(partial)

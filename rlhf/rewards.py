@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+LONGEST = 512  # tokens of a text that a reward model of ours reads, unless it was trained on more or fewer
+
+
 class SentimentReward:
     """A sentiment classifier as a reward model: the **raw logit** of the label called ``POSITIVE``.
 
@@ -72,7 +75,8 @@ class PairwiseReward:
     Args:
         path: folder of a ``…ForSequenceClassification`` checkpoint with one label and its tokenizer, such as
             ``output/rm_2``. device: where it runs. batch_size: texts per forward pass.
-        max_length: tokens kept of a text, its end (default: all that the model reads).
+        max_length: tokens kept of a text, its end (default: as many as in training). dtype: float32 unless
+            given.
 
     Raises:
         MissingAssets: no such folder. BadData: the checkpoint has several labels, or no padding token.
@@ -84,12 +88,13 @@ class PairwiseReward:
         device: str | torch.device = "cpu",
         batch_size: int = 128,
         max_length: int | None = None,
+        dtype: torch.dtype | None = None,
     ):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         _require(path)
         self.tokenizer = AutoTokenizer.from_pretrained(path)
-        self.model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
+        self.model = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype or torch.float32)
         self.model.to(device).eval().requires_grad_(False)
         config = self.model.config
         if config.num_labels != 1 or config.pad_token_id is None:
@@ -101,7 +106,8 @@ class PairwiseReward:
             )
         self.begins_with = getattr(config, "texts_begin_with", "")
         self.batch_size = batch_size
-        self.max_length = min(max_length or 512, config.max_position_embeddings)
+        longest = max_length or getattr(config, "reads_tokens", LONGEST)
+        self.max_length = min(longest, config.max_position_embeddings)
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:

@@ -94,6 +94,13 @@ def demonstrations(setup: Setup, which: str = "positive", n: int | None = None) 
     return Dataset.from_dict({"text": _pick(fresh, which, n)})
 
 
+def answers(path: str | Path) -> Dataset:
+    """The chosen texts of preference pairs, question and answer, one column ``text`` (:mod:`rlhf.pairs`)."""
+    from rlhf.pairs import load_pairs
+
+    return load_pairs(path, "train", drop_bad=True).select_columns("chosen").rename_column("chosen", "text")
+
+
 def held_out_reviews(setup: Setup, which: str = "positive", n: int | None = None) -> list[str]:
     """``n`` reviews of the **test** split as texts, which no training of the course reads."""
     return _pick(load_reviews(setup.dataset, "test").shuffle(seed=setup.seed), which, n)
@@ -118,14 +125,17 @@ def _pick(reviews: Dataset, which: str, n: int | None) -> list[str]:
 # ------------------------------------------------------------------------------------------------- training
 
 
-def load_policy(folder: str | Path, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in float32 and its tokenizer. One without a padding token pads with EOS, as
-    GPT-2's does: harmless as long as padding is recognised by its place, not by its number (lesson 04)."""
+def load_policy(
+    folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model, by default in float32, and its tokenizer. One without a padding token pads
+    with EOS, as GPT-2's does: harmless as long as padding is recognised by its place, not by its number
+    (lesson 04)."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.to(device), tokenizer
 
@@ -219,16 +229,19 @@ def keep_logs_together(trainer: Trainer) -> None:
             callback.logging_dir = os.path.join(trainer.args.output_dir, "runs", run)
 
 
-def save(trainer: SFTTrainer, folder: str | Path, **facts) -> Path:
+def save(trainer: SFTTrainer, folder: str | Path, *, merge: bool = True, **facts) -> Path:
     """The trained model and its tokenizer into ``folder``, whole or not at all; an adapter is merged first.
 
-    ``facts`` and what the trainer logged go to ``sft.json``. Nothing pickled is written.
+    ``merge=False`` saves the adapter as it is: :mod:`rlhf.merge` merges it later. Of several processes the
+    main one writes. ``facts`` and what the trainer logged go to ``sft.json``. Nothing pickled is written.
 
     Raises:
         CannotWrite: no space or no permission.
     """
-    model, folder = trainer.model, Path(folder)
-    if hasattr(model, "merge_and_unload"):
+    model, folder = trainer.accelerator.unwrap_model(trainer.model), Path(folder)
+    if not trainer.accelerator.is_main_process:
+        return folder
+    if merge and hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     record = {**facts, "steps": trainer.state.global_step, "history": trainer.state.log_history}
     with whole_folder(folder) as partial:

@@ -15,11 +15,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf import profiles
 from rlhf.errors import BadRecipe
 from rlhf.files import whole_folder
 from rlhf.recipes import Field, known_fields
 
 if TYPE_CHECKING:
+    import torch
+
     from rlhf.loop import Reward
     from rlhf.profiles import Setup
     from rlhf.rejection import RejectionConfig
@@ -50,22 +53,41 @@ class Recipe:
 
 
 @dataclass
-class SFTRecipe(Recipe):
+class Large:
+    """What a large model asks for. The defaults are those of a small one; lesson 11 and recipes/7b."""
+
+    dtype: str = "float32"  # of weights that do not learn and of the arithmetic: float32 or bfloat16
+    lora_rank: int = 0  # train a LoRA adapter of this rank; 0: train all weights
+    merge: bool = True  # merge the adapter into the result; false: save it alone, for python -m rlhf.merge
+
+
+@dataclass
+class Trained(Large):
+    """The same for the stages that transformers' Trainer trains; PPOConfig has the first two itself."""
+
+    gradient_accumulation_steps: int = 1  # passes per update: it sees so many times batch_size
+    gradient_checkpointing: bool = False  # trade time for memory: recompute activations in the backward pass
+    keep: int = 2  # checkpoints that are kept
+
+
+@dataclass
+class SFTRecipe(Recipe, Trained):
     """Step 1: imitate reviews."""
 
     output: str = "sft_1"  # the result: a name under output/, or a folder
+    data: str = "reviews"  # the profile's reviews; or a file or folder of pairs: their chosen texts
     which: str = "positive"  # the reviews to imitate: positive, negative or everything
     reviews: int = 1600  # how many of them
     max_length: int = 64  # tokens of a review that are read
+    packing: bool = False  # put texts one behind the other and cut them into blocks of max_length
     batch_size: int = 16  # reviews per update
     learning_rate: float = 1e-3  # of AdamW at its highest; it rises briefly and falls along a cosine
     epochs: float = 1.0  # passes over the reviews
-    lora_rank: int = 0  # train a LoRA adapter of this rank and merge it; 0: train all weights
     save_every: int = 50  # updates between two checkpoints
 
 
 @dataclass
-class RewardRecipe(Recipe):
+class RewardRecipe(Recipe, Trained):
     """Step 2: learn what is preferred."""
 
     output: str = "rm_2"  # the result: a name under output/, or a folder
@@ -74,6 +96,7 @@ class RewardRecipe(Recipe):
     held_out: int = 800  # pairs to measure the accuracy on
     tokens: list[int] = field(default_factory=lambda: [12, 48])  # shortest and longest text made
     turned: float = 0.2  # share of pairs that are a text and the same text turned round
+    max_length: int = 512  # tokens of a text that are read, its end; scoring reads as many
     batch_size: int = 32  # pairs per update
     learning_rate: float = 1e-3  # of AdamW at its highest; it rises briefly and falls along a cosine
     epochs: float = 1.0  # passes over the pairs
@@ -92,10 +115,11 @@ class Texts(Recipe):
 
 
 @dataclass
-class PPORecipe(Texts):
+class PPORecipe(Texts, Large):
     """Step 3: PPO. The fields of ``PPOConfig`` follow these."""
 
     output: str = "ppo_3"  # the result: a name under output/, or a folder
+    data: str = "reviews"  # beginnings of the profile's reviews are the queries; or questions of these pairs
     steps: int = 28  # PPO steps; each samples batch_size responses
     stop_kl: float | None = None  # end the run after a step whose KL per response is above this
     save_every: int = 5  # PPO steps between two saved states
@@ -176,12 +200,18 @@ def _rejection_sizes(profile: Mapping[str, Any], given: Mapping[str, Any]) -> di
 
 def _check_counts(values: Mapping[str, Any]) -> None:
     """Raise BadRecipe for a number too small to train with."""
-    for name in ("save_every", "steps", "reviews", "pairs", "held_out", "max_length", "batch_size"):
+    counts = ("save_every", "steps", "reviews", "pairs", "held_out", "max_length", "batch_size", "keep")
+    for name in (*counts, "gradient_accumulation_steps"):
         _at_least(values, name, 1)
     for name in ("lora_rank", "turned", "center_rewards_coefficient", "min_chars"):
         _at_least(values, name, 0)
     for name in ("learning_rate", "epochs"):
         _at_least(values, name, 1e-12)
+    if values.get("dtype", "float32") not in ("float32", "bfloat16"):
+        raise BadRecipe(
+            f"字段 dtype 是 float32 或 bfloat16，而不是 {values['dtype']}。",
+            f"The field dtype is float32 or bfloat16, not {values['dtype']}.",
+        )
 
 
 def _at_least(values: Mapping[str, Any], name: str, least: float) -> None:
@@ -219,36 +249,53 @@ def _rejection_config(values: Mapping[str, Any]) -> RejectionConfig:
 
 def train_sft(values: Mapping[str, Any], setup: Setup, work: Path, folder: Path) -> None:
     """Step 1 with TRL's SFTTrainer, as lesson 04 does it."""
+    from trl import SFTConfig
+
     from rlhf import sft
 
     names = ("reviews", "max_length", "batch_size", "learning_rate")
     sizes = {**sft.lesson_sizes(setup.profile), **{name: values[name] for name in names}}
-    rows = sft.demonstrations(setup, values["which"], sizes["reviews"])
-    model, tokenizer = sft.load_policy(setup.policy, setup.device)
-    more = {"num_train_epochs": values["epochs"], **_checkpoints(values["save_every"])}
+    if values["data"] == "reviews":
+        rows = sft.demonstrations(setup, values["which"], sizes["reviews"])
+    else:
+        rows = sft.answers(pairs_at(values["data"]))
+    model, tokenizer = sft.load_policy(setup.policy, setup.device, _dtype(values))
+    more = {"num_train_epochs": values["epochs"], **_trainer_settings(values, SFTConfig)}
+    if values["packing"]:
+        more |= {"packing": True, "packing_strategy": "wrapped"}
     config = sft.make_config(work, sizes, seed=setup.seed, device=setup.device, **more)
     adapter = _adapter(values["lora_rank"])
     trainer = sft.make_trainer(model, tokenizer, rows, config, peft_config=adapter)
     trainer.train(resume_from_checkpoint=_newest(work))
-    sft.save(trainer, folder, **sft.origin(setup, values["which"], sizes))
+    sft.save(trainer, folder, merge=values["merge"], **sft.origin(setup, values["which"], sizes))
 
 
 def train_reward(values: Mapping[str, Any], setup: Setup, work: Path, folder: Path) -> None:
     """Step 2 with TRL's RewardTrainer, as lesson 05 does it."""
+    from trl import RewardConfig
+
     from rlhf import pairs, reward_model
 
     setup = _with_sizes(setup, values)
     if values["data"] == "reviews":
         splits = reward_model.make_pairs(setup)
     else:
-        wanted = {"train": f"train[:{values['pairs']}]", "test": f"test[:{values['held_out']}]"}
-        splits = pairs.load_pairs(Path(values["data"]).expanduser(), wanted, drop_bad=True)
+        splits = pairs.load_splits(pairs_at(values["data"]), values["pairs"], values["held_out"])
     started, tokenizer = time.perf_counter(), reward_model.load_tokenizer(setup.policy)
-    changes = {"output_dir": str(work), **_checkpoints(values["save_every"])}
-    trainer = reward_model.new_trainer(setup, splits, tokenizer, **changes)
+    model = reward_model.new_model(setup.policy, tokenizer, setup.seed, dtype=_dtype(values))
+    trainer = reward_model.new_trainer(
+        setup,
+        splits,
+        tokenizer,
+        model,
+        longest=values["max_length"],
+        peft_config=_adapter(values["lora_rank"], "SEQ_CLS"),
+        output_dir=str(work),
+        **_trainer_settings(values, RewardConfig),
+    )
     trainer.train(resume_from_checkpoint=_newest(work))
     record = {"seconds": round(time.perf_counter() - started, 1)}
-    reward_model.save(setup, trainer, splits, folder, record)
+    reward_model.save(setup, trainer, splits, folder, record, merge=values["merge"])
 
 
 def _with_sizes(setup: Setup, values: Mapping[str, Any]) -> Setup:
@@ -266,8 +313,13 @@ def train_ppo(values: Mapping[str, Any], setup: Setup, work: Path, folder: Path)
     from rlhf import loop
     from rlhf.ppo import latest_state
 
-    trainer = loop.build_trainer(setup, work / "runs", **_ppo_settings(values))
-    reward = load_reward(setup.reward_model, setup.device)
+    settings = _ppo_settings(values)
+    if values["dtype"] != "float32":
+        settings["accelerator_kwargs"] = {"cpu": setup.device == "cpu", "mixed_precision": "bf16"}
+    questions = None if values["data"] == "reviews" else pairs_at(values["data"])
+    loading = {"dtype": _dtype(values), "peft_config": _adapter(values["lora_rank"])}
+    trainer = loop.build_trainer(setup, work / "runs", questions=questions, loading=loading, **settings)
+    reward = load_reward(setup.reward_model, setup.device, _dtype(values))
     lengths, history = loop.response_lengths(setup), History()
     extra, state = {"lengths": lengths, "history": history}, work / "state"
     if latest_state(state) is not None:
@@ -281,11 +333,14 @@ def train_ppo(values: Mapping[str, Any], setup: Setup, work: Path, folder: Path)
         return values["stop_kl"] is not None and row["objective/kl"] > values["stop_kl"]
 
     loop.run(trainer, reward, lengths, values["steps"], after)
+    if values["merge"] and trainer.policy.is_peft_model:
+        trainer.policy.pretrained_model = trainer.policy.pretrained_model.merge_and_unload()
+    if trainer.accelerator.is_main_process:
+        with whole_folder(folder) as partial:
+            trainer.policy.save_pretrained(partial, trainer.tokenizer.save_pretrained)
+            pd.DataFrame(history.rows).to_csv(partial / "history.csv", index=False)
+        print(history.summary())
     trainer.accelerator.end_training()
-    with whole_folder(folder) as partial:
-        trainer.save_pretrained(partial)
-        pd.DataFrame(history.rows).to_csv(partial / "history.csv", index=False)
-    print(history.summary())
 
 
 def train_rejection(values: Mapping[str, Any], setup: Setup, work: Path, folder: Path) -> None:
@@ -360,27 +415,52 @@ class History:
         )
 
 
-def load_reward(folder: Path, device: str) -> Reward:
-    """The reward model in ``folder``: one label means it learnt from pairs, several a classifier."""
+def load_reward(folder: Path, device: str, dtype: torch.dtype | None = None) -> Reward:
+    """The reward model in ``folder``: one label means it learnt from pairs, several a classifier. ``dtype``
+    is for the first kind, which may be large; float32 unless given."""
     from transformers import AutoConfig
 
     from rlhf.rewards import PairwiseReward, SentimentReward
 
     one = AutoConfig.from_pretrained(folder).num_labels == 1
-    return PairwiseReward(folder, device) if one else SentimentReward(folder, device)
+    return PairwiseReward(folder, device, dtype=dtype) if one else SentimentReward(folder, device)
 
 
-def _adapter(rank: int) -> Any:
-    """LoRA on every linear layer but the head; None for rank 0."""
+def pairs_at(name: str) -> Path:
+    """A file or folder of pairs: below ``RLHF_HOME`` or the checkout, else as it is written."""
+    inside = profiles.root() / name
+    return inside if inside.exists() else Path(name).expanduser()
+
+
+def _dtype(values: Mapping[str, Any]) -> torch.dtype:
+    import torch
+
+    return getattr(torch, values["dtype"])
+
+
+def _adapter(rank: int, task: str = "CAUSAL_LM") -> Any:
+    """LoRA on every linear layer but the head; None for rank 0. A score head is new and learns as a whole."""
     if rank < 1:
         return None
     from peft import LoraConfig
 
-    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=task)
 
 
-def _checkpoints(every: int) -> dict[str, Any]:
-    return {"save_strategy": "steps", "save_steps": every, "save_total_limit": 2}
+def _trainer_settings(values: Mapping[str, Any], config: type) -> dict[str, Any]:
+    """The fields that every Trainer knows, under its names."""
+    known = {f.name for f in fields(config)}
+    # the name changes with transformers 6, and the old one already warns
+    recompute = next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in known)
+    mixed = {} if values["dtype"] == "float32" else {"bf16": True}
+    return {
+        "save_strategy": "steps",
+        "save_steps": values["save_every"],
+        "save_total_limit": values["keep"],
+        "gradient_accumulation_steps": values["gradient_accumulation_steps"],
+        recompute: values["gradient_checkpointing"],
+        **mixed,
+    }
 
 
 def _newest(work: Path) -> str | None:

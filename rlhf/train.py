@@ -23,16 +23,17 @@ import errno
 import hashlib
 import io
 import json
+import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf import errors, profiles, recipes
+from rlhf import assets, errors, profiles, recipes
 from rlhf.errors import BadRecipe, CannotWrite, MissingAssets
 from rlhf.files import folder_mark, whole_text
-from rlhf.stages import OWN, STAGES, Stage
+from rlhf.stages import OWN, STAGES, Stage, pairs_at
 
 if TYPE_CHECKING:
     from rlhf.profiles import Setup
@@ -106,20 +107,38 @@ def carry_out(job: Job, anew: bool = False) -> Path:
     setup = make_setup(job.stage, job.values)
     sources = origin(job, setup)
     head = f"{_program(job.name)} --config {RECIPE}\n{setup.describe()}"
-    begin(job, sources, head, job.values["resume"] and not anew)
-    print(setup.describe())
+    with _main_first(setup.device) as main:
+        if main:
+            begin(job, sources, head, job.values["resume"] and not anew)
+            print(setup.describe())
     try:
         job.stage.train(job.values, setup, job.work, job.folder)
     except OSError as error:
         if error.errno not in FULL_OR_FORBIDDEN or isinstance(error, CannotWrite):
             raise
         raise CannotWrite(f"无法写入：{error}", f"Cannot write: {error}") from error
+    if not main:
+        return job.folder
     _write_record(job.folder, job, sources, head)
     for left in unfinished(job.work):
         shutil.rmtree(left, ignore_errors=True)
     where = place(job.folder), place(job.work)
     print(f"→ {where[0]}; {RECIPE} in it says how · curves: tensorboard --logdir {where[1]}")
     return job.folder
+
+
+@contextlib.contextmanager
+def _main_first(device: str) -> Iterator[bool]:
+    """Whether this is the main one of several processes (``accelerate launch``), which goes first: the others
+    wait until it is through. Alone, a process is the main one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield True
+        return
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device == "cpu")
+    with state.main_process_first():
+        yield state.is_main_process
 
 
 def _program(name: str) -> str:
@@ -160,8 +179,10 @@ def make_setup(stage: Stage, values: Mapping[str, Any]) -> Setup:
     """
     from accelerate.utils import set_seed
 
+    own = {name: values[name] == OWN for name in ("policy", "reward_model") if name in values}
+    own["dataset"] = values.get("data", "reviews") == "reviews"
     with contextlib.redirect_stdout(io.StringIO()):  # it would describe the profile's models
-        setup = profiles.setup(stage.lesson, values["profile"])
+        setup = profiles.setup(stage.lesson, values["profile"], [name for name in own if own[name]])
     changes: dict[str, Any] = {"seed": values["seed"], "policy": find_model(values["policy"], setup.policy)}
     if "reward_model" in values:
         changes["reward_model"] = find_model(values["reward_model"], setup.reward_model)
@@ -190,12 +211,27 @@ def find_model(name: str, own: Path) -> Path:
     if name == OWN:
         return own
     output = profiles.root() / "output"
-    for folder in (output / name, profiles.root() / name, Path(name).expanduser()):
+    places = (
+        output / name,
+        profiles.root() / name,
+        Path(name).expanduser(),
+        profiles.root() / "model" / name,
+    )
+    for folder in places:
         if (folder / "config.json").is_file():
             return folder.resolve()
     for key, stage in STAGES.items():
         if Path(name).name == stage.makes:
             command = f"python -m rlhf.train {key} --config recipes/{key}.yaml"
+            raise MissingAssets(
+                f"还没有 {name}。先运行：{command}", f"There is no {name} yet. Run: {command}"
+            )
+    if (output / f"{name}_lora" / "adapter_config.json").is_file():
+        command = f"python -m rlhf.merge {name}_lora --output {name}"
+        raise MissingAssets(f"还没有 {name}。先运行：{command}", f"There is no {name} yet. Run: {command}")
+    for asset in assets.catalogue():
+        if asset.type == "model" and Path(name).name == asset.name:
+            command = f"./download.sh --only {asset.name}"
             raise MissingAssets(
                 f"还没有 {name}。先运行：{command}", f"There is no {name} yet. Run: {command}"
             )
@@ -237,7 +273,9 @@ def begin(job: Job, sources: Mapping[str, Any], head: str, resume: bool) -> None
 
 def origin(job: Job, setup: Setup) -> dict[str, Any]:
     """What a result depends on besides its recipe: the content of the models and the data that it names."""
-    found = {"policy": _content(setup.policy), "dataset": folder_mark(setup.dataset)}
+    data = job.values.get("data", "reviews")
+    pairs = None if data == "reviews" else pairs_at(data)
+    found = {"policy": _content(setup.policy), "dataset": folder_mark(pairs or setup.dataset)}
     if "reward_model" in job.values:
         found["reward_model"] = _content(setup.reward_model)
     return found

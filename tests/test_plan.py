@@ -236,6 +236,20 @@ def test_the_command_prints_what_was_counted(home, capsys):
         assert ("fits" in line) == (found.total <= gpu.usable)
 
 
+def test_what_does_not_fit_is_told_what_to_change(home, capsys):
+    shown = run(capsys, "--recipe", home / "ppo.yaml", "--gpu", "h100", "--model", "llama-2-7b")
+    assert "too small · 放不下, by" in shown and "sampling" in shown
+    steps = [line for line in shown.splitlines() if "→" in line]
+    sizes = [float(line.split("→")[1].split()[0]) for line in steps]
+    assert sizes == sorted(sizes, reverse=True) and steps[-1].endswith(", fits")
+    assert "fits" not in "".join(steps[:-1])
+    mine = home / "output" / "mine"
+    tiny_config("llama").save_pretrained(mine)
+    words = ["--gpu", "t4", "--model", "mine", "--batch_size", "2", "--max_length", "32"]
+    small = run(capsys, "--recipe", home / "sft.yaml", *words)
+    assert "fits · 放得下" in small and "→" not in small
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
