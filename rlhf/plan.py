@@ -320,7 +320,7 @@ def build(config: PreTrainedConfig, ask: Ask, layers: int, device: str = "meta")
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        with torch.device(device):
+        with torch.device(device), _quietly():
             model = auto.from_config(config, dtype=getattr(torch, ask.dtype))
             if ask.checkpointing:
                 model.gradient_checkpointing_enable({"use_reentrant": False})
