@@ -646,7 +646,8 @@ def changes(ask: Ask) -> list[tuple[str, Ask, int | None]]:
         )
     if not ask.lora_rank:
         add("lora_rank: 16", lora_rank=16)
-    add("--zero 3 on 8 GPUs", zero=3)
+    if ask.stage != "ppo":  # which samples from whole weights
+        add("--zero 3 on 8 GPUs", zero=3)
     return found
 
 
