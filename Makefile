@@ -2,6 +2,7 @@
 #   make course   run every lesson          make lab     open them in JupyterLab
 #   make test     lint, tests, notebooks    make build   corpus and tiny models only
 #   make doctor   what is missing here      make clean   remove runs and caches
+#   make slides   the talks, HTML and PDF in output/slides/ (needs node, chromium, a Chinese font)
 #   make pipeline SFT, reward model, PPO, rejection sampling without a notebook; ARGS=--again trains anew
 # Settings: PYTHON=python3.12 (which Python), VENV=.venv (where), RLHF_PROFILE=offline|imdb|full,
 #           JOBS=2 (how many tests run at once).
@@ -20,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export JUPYTER_PREFER_ENV_PATH = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build course lab pipeline test test-browser lint doctor clean
+.PHONY: help setup build course lab pipeline slides test test-browser lint doctor clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -42,6 +43,10 @@ lab: build
 # The four stages in a row, from the recipes in recipes/, and one table; ARGS=--help says more.
 pipeline: build
 	$(BIN)/python -m rlhf.pipeline --profile "$(RLHF_PROFILE)" $(ARGS)
+
+# The talks that go with the lessons. System packages: apt install nodejs npm chromium fonts-noto-cjk
+slides: setup
+	$(BIN)/python -m tools.slides
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,0 +1,175 @@
+"""The decks: their text is right, planted faults are found, and a real browser measures slides."""
+
+import base64
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from rlhf import errors
+from tools import decks, slides
+
+PIXEL = base64.b64encode(b"\x89PNG not looked at").decode()
+GOOD = """\
+---
+facts:
+  gain: 'gain ([+-][\\d.]+)'
+plots:
+  curve: draw(curve)
+---
+"""
+SLIDE = """\
+<!-- zh -->
+## 第 {n} 页
+
+增益 {{{{gain}}}}，公式 $a^2$。
+
+![图](../figs/a.svg)
+
+<!-- en -->
+## Slide {n}
+
+Gain {{{{gain}}}}, formula $a^2$.
+
+![A figure](../figs/a.svg)
+"""
+
+
+@pytest.fixture
+def deck(tmp_path: Path) -> Path:
+    """A small correct deck in a small course."""
+    for name in ("slides", "figs", "lessons", "notebooks"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "figs" / "a.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="4"/>')
+    (tmp_path / "lessons" / "42_small.py").write_text("")
+    code = nbformat.v4.new_code_cell("draw(curve)")
+    code.outputs = [
+        nbformat.v4.new_output("stream", text="reward 1.0, gain +0.25\n"),
+        nbformat.v4.new_output("display_data", {"image/png": PIXEL}),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=[code]), tmp_path / "notebooks" / "42_small.ipynb")
+    path = tmp_path / "slides" / "42_small.md"
+    parts = [SLIDE.format(n=n) for n in range(1, 11)]
+    parts[0] = parts[0].replace("../figs/a.svg", "plot:curve")
+    path.write_text(GOOD + "\n---\n".join(parts), encoding="utf-8")
+    return path
+
+
+def test_the_decks_of_the_course_are_right():
+    paths = decks.names()
+    assert paths
+    assert [problem for path in paths for problem in decks.problems(path)] == []
+
+
+def test_a_good_deck_has_no_problems_and_becomes_one_language(deck):
+    assert decks.problems(deck) == []
+    zh, en = (decks.markdown(decks.load(deck), language) for language in ("zh", "en"))
+    assert "增益 +0.25" in zh and "Gain" not in zh and "lang: zh-CN" in zh
+    assert "Gain +0.25" in en and "增益" not in en
+    assert zh.count("<figure>") == en.count("<figure>") == 10
+    assert f"data:image/png;base64,{PIXEL}" in zh and "data:image/svg+xml;base64," in en
+
+
+FAULTS = {
+    "another number": ("Slide 3", "Slide 4", "headings differ|numbers differ"),
+    "another formula": ("formula $a^2$", "formula $a^3$", "formulas differ"),
+    "another figure": ("![A figure](../figs/a.svg)", "![A figure](plot:curve)", "images differ"),
+    "a figure that is not there": ("figs/a.svg", "figs/b.svg", "There is no figure"),
+    "no alt text": ("![A figure]", "![]", "no alt text"),
+    "alt text in the other language": ("![A figure]", "![图]", "in the other language"),
+    "a picture within a line": ("![A figure](../figs/a.svg)", "See ![A figure](../figs/a.svg)", "its own"),
+    "an unknown fact": ("Gain {{gain}}", "Gain {{loss}}", "quoted numbers differ"),
+    "a fact that the notebook does not show": ("'gain (", "'win (", "does not show gain"),
+    "a fact nobody uses": ("facts:\n", "facts:\n  more: 'x(y)'\n", "declared but not used"),
+    "a plot nobody draws": ("curve: draw(curve)", "curve: draw(other)", "there must be one"),
+    "a machine path": ("Gain {{gain}}", "Gain {{gain}} in /home/me/x", "path of this machine"),
+    "no title": ("## Slide 3\n", "Slide 3\n", "no title"),
+    "no English part": ("<!-- en -->", "", "one <!-- zh --> part, then one <!-- en --> part"),
+    "the parts exchanged": ("<!-- zh -->", "<!-- en -->", "one <!-- zh --> part, then one <!-- en --> part"),
+    "no lesson": (None, None, "no lesson of that name"),
+    "too few slides": ("## Slide 1\n", None, "a deck has 10 to 20"),
+    "no front matter": ("---\nfacts:", "facts:", "front matter"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(deck, fault):
+    old, new, message = FAULTS[fault]
+    text = deck.read_text(encoding="utf-8")
+    if fault == "no lesson":
+        deck = deck.rename(deck.with_name("43_other.md"))
+        (deck.parents[1] / "notebooks" / "42_small.ipynb").rename(
+            deck.parents[1] / "notebooks" / "43_other.ipynb"
+        )
+    elif new is None:
+        deck.write_text(text.rpartition("\n---\n")[0], encoding="utf-8")
+    else:
+        assert old in text
+        deck.write_text(text.replace(old, new, 1), encoding="utf-8")
+    found = decks.problems(deck)
+    assert any(part in problem for part in message.split("|") for problem in found), found
+
+
+def test_a_rule_inside_code_does_not_end_a_slide(deck):
+    text = deck.read_text(encoding="utf-8").replace("公式", "\n\n```\n---\n```\n\n公式", 1)
+    deck.write_text(text.replace("formula", "\n\n```\n---\n```\n\nformula", 1), encoding="utf-8")
+    assert len(decks.load(deck).slides) == 10
+    assert decks.problems(deck) == []
+
+
+def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(slides.shutil, "which", lambda name: None)
+    monkeypatch.delenv("CHROME_PATH", raising=False)
+    with pytest.raises(errors.MissingAssets) as caught:
+        slides.prepare()
+    assert "node, npm, chromium" in caught.value.en and slides.INSTALL in caught.value.en
+    assert slides.INSTALL in caught.value.zh
+
+
+def test_an_unknown_deck_is_named(capsys):
+    assert slides.main(["99", "--check"]) == 2
+    assert "No such deck: 99" in capsys.readouterr().err
+
+
+FITS = "<h2>Title</h2><p>A line.</p>"
+PAGES = {
+    "too high": ("px too high", "<p>A line.</p>" * 40),
+    "too wide": (
+        "too wide",
+        f"<table><tr><td style='white-space:nowrap'>{'word ' * 400}</td></tr></table>",
+    ),
+    "code cut off": ("code is cut off", "<pre style='overflow:hidden'><code>" + "x" * 500 + "</code></pre>"),
+    "no picture": ("did not load", "<p><img alt='gone' src='data:image/png;base64,AAAA'></p>"),
+    "at the foot": ("reaches the foot", "<div style='height:560px'></div><p>Last line.</p>"),
+}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """One page in which every slide but the first has one planted fault."""
+    if slides.find_browser() is None:
+        pytest.skip("no Chromium here: `make slides` asks for it")
+    bodies = [FITS, *(FITS + body for _, body in PAGES.values())]
+    style = (
+        "section{width:1280px;height:720px;overflow:hidden;box-sizing:border-box;padding:40px;font-size:30px}"
+    )
+    sections = "".join(f'<section id="{i}">{body}</section>' for i, body in enumerate(bodies, 1))
+    page = tmp_path_factory.mktemp("page") / "deck.html"
+    page.write_text(f"<html><style>{style}</style><body>{sections}</body></html>", encoding="utf-8")
+    return slides.measure(page, len(bodies)), page
+
+
+def test_a_slide_that_fits_is_left_alone(measured):
+    assert [what for number, what in measured[0] if number == 1] == []
+
+
+@pytest.mark.parametrize("fault", PAGES)
+def test_an_overflowing_slide_is_measured(measured, fault):
+    number = list(PAGES).index(fault) + 2
+    found = [what for where, what in measured[0] if where == number]
+    assert any(PAGES[fault][0] in what for what in found), found
+
+
+def test_a_page_with_fewer_slides_than_its_deck_is_not_believed(measured):
+    with pytest.raises(errors.CannotWrite, match="it saw 6 of 7"):
+        slides.measure(measured[1], 7)

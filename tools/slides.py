@@ -1,0 +1,224 @@
+"""Build the decks: HTML and PDF per language with Marp, every slide measured in a headless Chromium.
+
+In: ``slides/NN_topic.md`` (``tools.decks``), ``slides/theme.css``. Out: in ``output/slides/``,
+``NN_topic.<lang>.html`` and ``.pdf``, each one file that needs no network; or what is wrong, one line each.
+
+::
+
+    python -m tools.slides                 # build all: make slides
+    python -m tools.slides 07 --lang zh    # one deck, one language
+    python -m tools.slides --check         # the text only: no node, no browser
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rlhf import errors, profiles
+from rlhf.files import whole_text
+from tools import decks
+from tools.notebooks import LANGUAGES
+
+SLIDES = profiles.CHECKOUT / "slides"
+MARP = SLIDES / "node_modules" / ".bin" / "marp"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+TIMEOUT = 300  # seconds for one run of Marp or of the browser
+INSTALL = "sudo apt install nodejs npm chromium fonts-noto-cjk"
+
+# Lays out every slide of Marp's page and writes what sticks out into the page itself.
+MEASURE = """
+<style>.bespoke-marp-slide{display:block!important;content-visibility:visible!important}</style>
+<script>
+addEventListener("load", async () => {
+  await document.fonts.ready;
+  await Promise.all([...document.images].map(image => image.decode().catch(() => 0)));
+  const found = [];
+  document.querySelectorAll("section[id]").forEach((section, index) => {
+    const say = what => found.push([index + 1, what]);
+    const box = section.getBoundingClientRect(), scale = box.width / section.offsetWidth || 1;
+    if (section.scrollHeight > section.clientHeight + 1)
+      say(`${section.scrollHeight - section.clientHeight} px too high`);
+    if (section.scrollWidth > section.clientWidth + 1)
+      say(`${section.scrollWidth - section.clientWidth} px too wide`);
+    const side = section.classList.contains("split") ? section.querySelector("figure") : null;
+    const right = side ? side.getBoundingClientRect().left : box.right - 40 * scale;
+    section.querySelectorAll("h1,h2,h3,p,li,table,pre,blockquote,mjx-container > svg").forEach(element => {
+      const place = element.getBoundingClientRect(), text = element.textContent.trim().slice(0, 30);
+      const limit = element.tagName == "H2" ? box.right - 40 * scale : right;
+      if (place.bottom > box.bottom - 44 * scale) say(`<${element.tagName}> reaches the foot: ${text}`);
+      if (place.right > limit + 1) say(`<${element.tagName}> is too wide: ${text}`);
+      if (element.tagName == "PRE" && element.scrollWidth > element.clientWidth + 1)
+        say(`code is cut off: ${text}`);
+    });
+    section.querySelectorAll("img").forEach(image => {
+      const place = image.getBoundingClientRect(), name = image.alt.slice(0, 30);
+      const ratio = image.naturalWidth / image.naturalHeight;
+      if (!ratio) return say(`a picture did not load: ${name}`);
+      const width = Math.min(place.width, place.height * ratio) / scale;
+      if (width < 420 || width / ratio < 150) say(`a picture is too small to read: ${name}`);
+      if (place.bottom > box.bottom - 30 * scale) say(`a picture reaches the foot: ${name}`);
+    });
+  });
+  const result = document.createElement("script");
+  result.id = "measured"; result.type = "application/json";
+  result.textContent = JSON.stringify({slides: document.querySelectorAll("section[id]").length, found});
+  document.body.append(result);
+});
+</script>
+"""
+MEASURED = re.compile(r'<script id="measured" type="application/json">(.*?)</script>', re.S)
+
+
+def find_browser() -> str | None:
+    """A Chromium or Chrome: ``CHROME_PATH``, else what is installed."""
+    wanted = os.environ.get("CHROME_PATH")
+    return wanted or next((path for name in BROWSERS if (path := shutil.which(name))), None)
+
+
+def missing() -> list[str]:
+    """System packages that building needs and this machine lacks."""
+    found = [name for name in ("node", "npm") if shutil.which(name) is None]
+    if find_browser() is None:
+        found.append("chromium")
+    if shutil.which("fc-list") and not _output(["fc-list", ":lang=zh", "family"]).strip():
+        found.append("fonts-noto-cjk")
+    return found
+
+
+def prepare() -> None:
+    """Make sure that node, a browser, a Chinese font and the pinned Marp are here.
+
+    Raises:
+        MissingAssets: a system package is missing, or npm could not install Marp.
+    """
+    lacking = missing()
+    if lacking:
+        raise errors.MissingAssets(
+            f"制作幻灯片还缺：{', '.join(lacking)}。请安装：{INSTALL}",
+            f"Building slides needs {', '.join(lacking)}. Install: {INSTALL}",
+        )
+    installed = SLIDES / "node_modules" / ".package-lock.json"
+    lock = SLIDES / "package-lock.json"
+    if MARP.is_file() and installed.is_file() and installed.stat().st_mtime >= lock.stat().st_mtime:
+        return
+    done = subprocess.run(
+        ["npm", "ci", "--no-audit", "--no-fund"], cwd=SLIDES, capture_output=True, text=True
+    )
+    if done.returncode or not MARP.is_file():
+        last = (done.stderr.strip().splitlines() or ["?"])[-1]
+        raise errors.MissingAssets(
+            f"npm 装不上 Marp：{last}。检查网络后在 slides/ 里运行 npm ci。",
+            f"npm could not install Marp: {last}. Check the network and run npm ci in slides/.",
+        )
+
+
+def build(path: Path, language: str, out: Path) -> list[str]:
+    """Write HTML and PDF of one deck in one language; returns what does not fit on its slides."""
+    deck = decks.load(path)
+    page = out / f"{deck.name}.{language}.html"
+    marp(decks.markdown(deck, language), page)
+    marp(decks.markdown(deck, language), page.with_suffix(".pdf"))
+    return [
+        f"{deck.name}.{language}, slide {number}: {what}" for number, what in measure(page, len(deck.slides))
+    ]
+
+
+def marp(text: str, target: Path) -> None:
+    """Convert Marp Markdown to ``target`` (.html or .pdf).
+
+    Raises:
+        CannotWrite: Marp failed; its last line is in the message.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "CHROME_PATH": find_browser() or ""}
+    if _root():
+        environment["CHROME_NO_SANDBOX"] = "1"  # Chromium refuses a sandbox to root
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "deck.md"
+        whole_text(source, text)
+        command = [str(MARP), "--no-stdin", "-c", str(SLIDES / "marp.config.json")]
+        command += ["--theme-set", str(SLIDES / "theme.css"), "--", str(source)]
+        command[-2:-2] = ["-o", str(target)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+    if done.returncode or not target.is_file():
+        last = (done.stderr.strip().splitlines() or ["?"])[-1]
+        raise errors.CannotWrite(
+            f"Marp 没有生成 {target.name}：{last}", f"Marp did not make {target.name}: {last}"
+        )
+
+
+def measure(page: Path, slides: int) -> list[tuple[int, str]]:
+    """What sticks out of its slide, as ``(slide, what)``, measured in the built HTML by a headless browser.
+
+    Raises:
+        CannotWrite: the browser did not answer, or did not see all the slides.
+    """
+    text = page.read_text(encoding="utf-8").replace("</body>", MEASURE + "</body>")
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "deck.html"
+        whole_text(copy, text)
+        command = [find_browser() or "chromium", "--headless", "--disable-gpu", "--window-size=1280,720"]
+        command += ["--virtual-time-budget=20000", f"--user-data-dir={folder}/profile", "--dump-dom"]
+        shown = _output([*command, *(["--no-sandbox"] if _root() else []), copy.as_uri()])
+    found = MEASURED.search(shown)
+    result = json.loads(html.unescape(found[1])) if found else {"slides": 0}
+    if result["slides"] != slides:
+        raise errors.CannotWrite(
+            f"浏览器量不了 {page.name}：看到 {result['slides']} 页，应有 {slides} 页。",
+            f"The browser could not measure {page.name}: it saw {result['slides']} of {slides} slides.",
+        )
+    return [(number, what) for number, what in result["found"]]
+
+
+def _root() -> bool:
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def _output(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, errors="replace")
+    return done.stdout
+
+
+def _chosen(wanted: list[str]) -> list[Path]:
+    paths = decks.names(SLIDES)
+    unknown = [start for start in wanted if not any(path.stem.startswith(start) for path in paths)]
+    if unknown or not paths:
+        here = ", ".join(path.stem for path in paths) or "—"
+        raise errors.BadData(
+            f"没有这样的幻灯片：{', '.join(unknown)}。现有：{here}",
+            f"No such deck: {', '.join(unknown)}. There are: {here}",
+        )
+    return [path for path in paths if not wanted or any(path.stem.startswith(start) for start in wanted)]
+
+
+@errors.command
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.slides", description=__doc__.splitlines()[0])
+    parser.add_argument("decks", nargs="*", metavar="NN", help="which decks; all if none is named")
+    parser.add_argument("--lang", choices=LANGUAGES, help="one language only")
+    parser.add_argument("--check", action="store_true", help="check the text, build nothing")
+    options = parser.parse_args(argv)
+    paths = _chosen(options.decks)
+    found = [problem for path in paths for problem in decks.problems(path)]
+    if not found and not options.check:
+        prepare()
+        out = profiles.root() / "output" / "slides"
+        for path in paths:
+            for language in [options.lang] if options.lang else LANGUAGES:
+                found += build(path, language, out)
+                print(f"output/slides/{path.stem}.{language}.html .pdf", flush=True)
+    print(*found, f"{len(paths)} decks, {len(found)} problems", sep="\n")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
