@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -180,3 +182,13 @@ def test_accelerate_reads_its_recipes():
     assert (
         load_config_from_file(str(RECIPES / "accelerate" / "zero3.yaml")).deepspeed_config["zero_stage"] == 3
     )
+
+
+def test_two_processes_start_where_two_are_asked_for(tmp_path):
+    """accelerate starts a single one, without a word, when the file says MULTI_CPU."""
+    script = tmp_path / "rank.py"
+    script.write_text("import os; print('of', os.environ.get('WORLD_SIZE'))")
+    recipe = RECIPES / "accelerate" / "two_cpus.yaml"
+    command = ["-m", "accelerate.commands.launch", "--config_file", str(recipe), str(script)]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split("\n").count("of 2") == 2, done.stdout + done.stderr
