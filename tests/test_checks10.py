@@ -267,3 +267,48 @@ def test_every_grader_survives_anything(grade):
         torch.zeros(2, 3),
     ):
         assert grade(answer).passed is False
+
+
+# ---- e10_5
+
+
+def simulated(pairs=200_000, reads=0.6, better=0.8):
+    rng = np.random.default_rng(0)
+    good = rng.random(pairs) < better
+    straight = np.where(rng.random(pairs) < reads, np.where(good, "A", "B"), "B").tolist()
+    swapped = np.where(rng.random(pairs) < reads, np.where(good, "B", "A"), "B").tolist()
+    return straight.count("A") / pairs, win_rate(straight, swapped), share_b(straight, swapped)
+
+
+def test_the_prediction_is_what_a_simulation_finds():
+    checks.e10_5(*(round(value, 2) for value in simulated())).must_pass()
+    checks.e10_5([0.48], torch.tensor(0.68), np.float32(0.7)).must_pass()
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ((0.8, 0.68, 0.7), "that is the truth"),
+        ((0.88, 0.68, 0.7), "sits at A"),
+        ((0.68, 0.68, 0.7), "toss a coin"),
+        ((0.6, 0.68, 0.7), "in every pair"),
+        ((0.48, 0.8, 0.7), "not the noise"),
+        ((0.48, 0.48, 0.7), "after swapping"),
+        ((0.48, 0.5, 0.7), "never reads"),
+        ((0.48, 0.608, 0.7), "need not read twice"),
+        ((0.48, 0.68, 0.4), "one of the two orders"),
+        ((0.48, 0.68, 0.52), "only the first order"),
+        ((0.48, 0.68, 0.3), "share of A"),
+        ((0.48, 0.68, 0.5), "above 0.5"),
+        ((0.1, 0.68, 0.7), "four cases"),
+        (([0.1, 0.2], 0.68, 0.7), "one number"),
+    ],
+)
+def test_wrong_predictions_are_named(answers, said):
+    verdict = checks.e10_5(*answers)
+    assert verdict.passed is False and said in verdict.en, verdict
+    assert any("\u4e00" <= letter <= "\u9fff" for letter in verdict.zh)
+
+
+def test_no_prediction_is_no_answer():
+    assert checks.e10_5(..., ..., ...).passed is None

@@ -1,4 +1,4 @@
-"""Graders of lesson 10: the share of B, a win rate from both orders, malformed answers, Cohen's kappa."""
+"""Graders of lesson 10: share of B, win rate from both orders, malformed answers, kappa, a prediction."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rlhf.checks.verdict import NotAnswered, Wrong, grader, run
 Message = tuple[str, str]  # Chinese, English
 Answers = Sequence[str]
 Mistake = tuple[Callable[..., float], str, str]  # what it computes, and what to say about it
+Guess = tuple[float, str, str]  # the same for a predicted number
 
 VALID = ("A", "B", "tie")
 
@@ -423,6 +424,95 @@ def _kappa_mistakes() -> list[Mistake]:
             "两位评委的比例被合在一起了（那是 Scott 的 π）；Cohen 的 kappa 用各自的比例相乘。",
             "The shares of both judges were pooled, which is Scott's pi; Cohen multiplies those of each.",
         ),
+    ]
+
+
+# ----------------------------------------------------------------------------------------- a prediction
+
+
+@grader
+def e10_5(one_order, both_orders, share_b, *, reads: float = 0.6, better: float = 0.8):
+    """Predict what a half-hearted judge reports: it reads with probability ``reads`` and else says B.
+
+    The candidate truly is better in a share ``better`` of the pairs. Asked: its win rate with the candidate
+    always shown as A, its win rate after swapping (a contradiction is a tie), the share of B.
+    """
+    first = reads * better  # as A the candidate wins only where it is better and the judge reads
+    swapped = better * (reads + (1 - reads) / 2) + (1 - better) * (1 - reads) / 2
+    share = 1 - reads / 2  # whoever it favours sits at A once; to say A takes reading
+    answers = (
+        ("只看一种顺序", "One order", one_order, first, _one_order(reads, better)),
+        ("两种顺序", "Both orders", both_orders, swapped, _both_orders(reads, better)),
+        ("B 的比例", "Share of B", share_b, share, _share(reads, better)),
+    )
+    for zh, en, given, right, mistakes in answers:
+        number = _number(given, (f"{zh}的答案", f"{en}: the answer"))
+        if abs(number - right) > 0.005:
+            said = next((why for value, *why in mistakes if abs(number - value) <= 0.005), None)
+            zh_why, en_why = said or (
+                f"{number:g} 不对。把四种情形（候选者好或差，评委读或不读）各算一遍。",
+                f"{number:g} is not right. Go through the four cases: candidate better or worse, judge reads "
+                "or not.",
+            )
+            raise Wrong(f"{zh}：{zh_why}", f"{en}: {en_why}")
+    return (
+        f"正确。真实的胜率是 {better:g}：只看一种顺序得到 {first:.2f}，像是输了；换位以后是 {swapped:.2f}，"
+        f"方向对了，只是被平局拉向 0.5；B 的比例 {share:.2f} 说明了原因。",
+        f"Correct. The true win rate is {better:g}: one order alone says {first:.2f}, as if it had lost; "
+        f"after swapping it is {swapped:.2f}, the right side, only drawn to 0.5 by ties; a share of B of "
+        f"{share:.2f} tells why.",
+    )
+
+
+def _one_order(reads: float, better: float) -> list[Guess]:
+    return [
+        (better, "那是真相；评委不读的时候答 B，也就是对手。", "that is the truth; unread, B wins."),
+        (
+            reads * better + 1 - reads,
+            "不读的时候答 B，而候选者坐在 A。",
+            "unread, the answer is B, but the candidate sits at A.",
+        ),
+        (
+            reads * better + (1 - reads) / 2,
+            "不读的时候不是掷硬币，而是答 B。",
+            "unread, it does not toss a coin, it says B.",
+        ),
+        (reads, "候选者也不是每一对都更好。", "nor is the candidate better in every pair."),
+    ]
+
+
+def _both_orders(reads: float, better: float) -> list[Guess]:
+    once = reads * better
+    return [
+        (
+            better,
+            "换位除掉了偏差，却除不掉噪声：矛盾的对成了平局。",
+            "swapping removes the bias but not the noise: pairs that contradict themselves become ties.",
+        ),
+        (once, "那是一种顺序的结果；换位以后呢？", "that is one order; and after swapping?"),
+        (0.5, "只有从来不读的评委才得 0.5。", "only a judge that never reads gives 0.5."),
+        (
+            reads**2 * better + (1 - reads**2) / 2,
+            "更好的一方坐在 B 时，不读也会答对：不必两次都读。",
+            "when the better one sits at B, saying B unread is right, too: it need not read twice.",
+        ),
+    ]
+
+
+def _share(reads: float, better: float) -> list[Guess]:
+    return [
+        (
+            1 - reads,
+            "读的时候，换位的两次里也有一次是 B。",
+            "when it reads, one of the two orders is B, too.",
+        ),
+        (
+            1 - reads * better,
+            "只数了第一种顺序。",
+            "only the first order is counted.",
+        ),
+        (reads / 2, "这是 A 的比例。", "that is the share of A."),
+        (0.5, "不读的时候都答 B，比例一定高过 0.5。", "unread it says B, so the share is above 0.5."),
     ]
 
 
