@@ -1,8 +1,9 @@
 """The results in both READMEs, written from the kept result files: no figure there is typed by hand.
 
 In: ``benchmarks/results/07_<profile>.json``, made by ``python figs/07_result.py --keep`` after a run of
-lesson 07, and the times that the committed notebooks' tables state. Out: README.md and README.zh.md, between
-their ``results`` and ``caption`` marks, and the last cell of every row of the lesson table.
+lesson 07, the chain's (see :mod:`tools.chain`), and the times that the committed notebooks' tables state.
+Out: README.md and README.zh.md, between their ``results``, ``chain`` and ``caption`` marks, and the last cell
+of every row of the lesson table.
 
     python -m tools.results            # write
     python -m tools.results --check    # exit code 1 if a README says anything else than the files
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from rlhf import errors, profiles
 from rlhf.files import whole_text
+from tools import chain
 
 RESULTS = profiles.CHECKOUT / "benchmarks" / "results"
 READMES = {"en": profiles.CHECKOUT / "README.md", "zh": profiles.CHECKOUT / "README.zh.md"}
@@ -153,6 +155,7 @@ def renewed(text: str, language: str) -> str:
     """``text`` with everything that this module writes written afresh."""
     text = _between(text, START, END, block(language))
     text = _between(text, CAPTION, CAPTION_END, caption(language))
+    text = _between(text, chain.START, chain.END, chain.block(language))
     return LESSON_ROW.sub(lambda row: _timed(row, language), text)
 
 
