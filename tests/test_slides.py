@@ -156,7 +156,8 @@ def measured(tmp_path_factory):
     sections = "".join(f'<section id="{i}">{body}</section>' for i, body in enumerate(bodies, 1))
     page = tmp_path_factory.mktemp("page") / "deck.html"
     page.write_text(f"<html><style>{style}</style><body>{sections}</body></html>", encoding="utf-8")
-    return slides.measure(page, len(bodies)), page
+    found = slides.measure([page], [len(bodies)])
+    return [(number, what) for _, number, what in found], page
 
 
 def test_a_slide_that_fits_is_left_alone(measured):
@@ -172,4 +173,4 @@ def test_an_overflowing_slide_is_measured(measured, fault):
 
 def test_a_page_with_fewer_slides_than_its_deck_is_not_believed(measured):
     with pytest.raises(errors.CannotWrite, match="it saw 6 of 7"):
-        slides.measure(measured[1], 7)
+        slides.measure([measured[1]], [7])

@@ -12,9 +12,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
+from nbformat import NotebookNode
 
 from rlhf import profiles
 from rlhf.errors import BadData
@@ -152,7 +154,7 @@ class Source:
             raise BadData(f"没有叫 {name} 的图。", f"plot:{name} is not among the deck's plots.")
         pictures = [
             output["data"]["image/png"]
-            for cell in read(self.notebook).cells
+            for cell in _notebook(self.notebook).cells
             if cell.cell_type == "code" and code in cell.source
             for output in cell.outputs
             if "image/png" in output.get("data", {})
@@ -184,10 +186,15 @@ class Source:
         return self._texts[file]
 
 
+@lru_cache(maxsize=16)
+def _notebook(path: Path) -> NotebookNode:
+    return read(path)
+
+
 def _outputs(notebook: Path) -> str:
     """All that a notebook prints; tables without their tags, one blank between cells."""
     texts = []
-    for cell in read(notebook).cells:
+    for cell in _notebook(notebook).cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             texts += [output.get("text", ""), data.get("text/plain", "")]

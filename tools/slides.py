@@ -6,7 +6,7 @@ In: ``slides/NN_topic.md`` (``tools.decks``), ``slides/theme.css``. Out: in ``ou
 ::
 
     python -m tools.slides                 # build all: make slides
-    python -m tools.slides 07 --lang zh    # one deck, one language
+    python -m tools.slides 07 --lang zh    # one deck, one language; --html: no PDF
     python -m tools.slides --check         # the text only: no node, no browser
 """
 
@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf import errors, profiles
@@ -31,7 +32,7 @@ from tools.notebooks import LANGUAGES
 SLIDES = profiles.CHECKOUT / "slides"
 MARP = SLIDES / "node_modules" / ".bin" / "marp"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-TIMEOUT = 300  # seconds for one run of Marp or of the browser
+TIMEOUT = 1800  # seconds for one run of Marp or of the browser, over all decks
 INSTALL = "sudo apt install nodejs npm chromium fonts-noto-cjk"
 
 # Lays out every slide of Marp's page and writes what sticks out into the page itself.
@@ -68,14 +69,22 @@ addEventListener("load", async () => {
       if (place.bottom > box.bottom - 30 * scale) say(`a picture reaches the foot: ${name}`);
     });
   });
-  const result = document.createElement("script");
-  result.id = "measured"; result.type = "application/json";
-  result.textContent = JSON.stringify({slides: document.querySelectorAll("section[id]").length, found});
-  document.body.append(result);
+  parent.postMessage({slides: document.querySelectorAll("section[id]").length, found}, "*");
 });
 </script>
 """
-MEASURED = re.compile(r'<script id="measured" type="application/json">(.*?)</script>', re.S)
+# One browser for all pages: each in a frame of the size of a slide, what they report kept as text.
+FRAMES = """<!doctype html><style>iframe{position:absolute;inset:0;width:1280px;height:720px;border:0}</style>
+<script>
+const frames = () => [...document.querySelectorAll("iframe")];
+addEventListener("message", event => {
+  const note = document.createElement("pre");
+  const index = frames().findIndex(frame => frame.contentWindow === event.source);
+  note.textContent = JSON.stringify({index, ...event.data});
+  document.body.append(note);
+});
+</script><body>"""
+MEASURED = re.compile(r"<pre>(.*?)</pre>", re.S)
 
 
 def find_browser() -> str | None:
@@ -121,62 +130,66 @@ def prepare() -> None:
         )
 
 
-def build(path: Path, language: str, out: Path) -> list[str]:
-    """Write HTML and PDF of one deck in one language; returns what does not fit on its slides."""
-    deck = decks.load(path)
-    page = out / f"{deck.name}.{language}.html"
-    marp(decks.markdown(deck, language), page)
-    marp(decks.markdown(deck, language), page.with_suffix(".pdf"))
-    return [
-        f"{deck.name}.{language}, slide {number}: {what}" for number, what in measure(page, len(deck.slides))
-    ]
-
-
-def marp(text: str, target: Path) -> None:
-    """Convert Marp Markdown to ``target`` (.html or .pdf).
+def build(texts: dict[str, str], out: Path, kinds: Sequence[str] = ("html", "pdf")) -> list[Path]:
+    """Write ``out/<name>.html`` and ``.pdf`` of each Marp Markdown ``{name: text}``; returns the HTML pages.
 
     Raises:
         CannotWrite: Marp failed; its last line is in the message.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "CHROME_PATH": find_browser() or ""}
     if _root():
         environment["CHROME_NO_SANDBOX"] = "1"  # Chromium refuses a sandbox to root
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "deck.md"
-        whole_text(source, text)
-        command = [str(MARP), "--no-stdin", "-c", str(SLIDES / "marp.config.json")]
-        command += ["--theme-set", str(SLIDES / "theme.css"), "--", str(source)]
-        command[-2:-2] = ["-o", str(target)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
-    if done.returncode or not target.is_file():
-        last = (done.stderr.strip().splitlines() or ["?"])[-1]
-        raise errors.CannotWrite(
-            f"Marp 没有生成 {target.name}：{last}", f"Marp did not make {target.name}: {last}"
-        )
+        for name, text in texts.items():
+            whole_text(Path(folder) / f"{name}.md", text)
+        command = [str(MARP), "--no-stdin", "-c", str(SLIDES / "marp.config.json"), "--parallel", "1"]
+        command += ["--theme-set", str(SLIDES / "theme.css"), "-I", folder, "-o", str(out)]
+        for kind in kinds:
+            done = subprocess.run(
+                [*command, *(["--pdf"] if kind == "pdf" else [])],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT,
+            )
+            absent = [name for name in texts if not (out / f"{name}.{kind}").is_file()]
+            if done.returncode or absent:
+                last = (done.stderr.strip().splitlines() or ["?"])[-1]
+                raise errors.CannotWrite(
+                    f"Marp 没有生成 {kind}：{last}", f"Marp did not make the {kind} files: {last}"
+                )
+    return [out / f"{name}.html" for name in texts]
 
 
-def measure(page: Path, slides: int) -> list[tuple[int, str]]:
-    """What sticks out of its slide, as ``(slide, what)``, measured in the built HTML by a headless browser.
+def measure(pages: Sequence[Path], slides: Sequence[int]) -> list[tuple[str, int, str]]:
+    """What sticks out of its slide, as ``(page, slide, what)``, measured by one headless browser.
+
+    Args:
+        pages: built HTML. slides: how many slides each has.
 
     Raises:
         CannotWrite: the browser did not answer, or did not see all the slides.
     """
-    text = page.read_text(encoding="utf-8").replace("</body>", MEASURE + "</body>")
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "deck.html"
-        whole_text(copy, text)
+        for index, page in enumerate(pages):
+            text = page.read_text(encoding="utf-8").replace("</body>", MEASURE + "</body>")
+            whole_text(Path(folder) / f"{index}.html", text)
+        frames = "".join(f'<iframe src="{index}.html"></iframe>' for index in range(len(pages)))
+        whole_text(Path(folder) / "all.html", FRAMES + frames)
         command = [find_browser() or "chromium", "--headless", "--disable-gpu", "--window-size=1280,720"]
-        command += ["--virtual-time-budget=20000", f"--user-data-dir={folder}/profile", "--dump-dom"]
-        shown = _output([*command, *(["--no-sandbox"] if _root() else []), copy.as_uri()])
-    found = MEASURED.search(shown)
-    result = json.loads(html.unescape(found[1])) if found else {"slides": 0}
-    if result["slides"] != slides:
-        raise errors.CannotWrite(
-            f"浏览器量不了 {page.name}：看到 {result['slides']} 页，应有 {slides} 页。",
-            f"The browser could not measure {page.name}: it saw {result['slides']} of {slides} slides.",
-        )
-    return [(number, what) for number, what in result["found"]]
+        command += ["--virtual-time-budget=60000", f"--user-data-dir={folder}/profile", "--dump-dom"]
+        command += ["--no-sandbox"] if _root() else []
+        shown = _output([*command, (Path(folder) / "all.html").as_uri()])
+    results = {r["index"]: r for r in (json.loads(html.unescape(t)) for t in MEASURED.findall(shown))}
+    for index, (page, count) in enumerate(zip(pages, slides, strict=True)):
+        seen = results.get(index, {"slides": 0})["slides"]
+        if seen != count:
+            raise errors.CannotWrite(
+                f"浏览器量不了 {page.name}：看到 {seen} 页，应有 {count} 页。",
+                f"The browser could not measure {page.name}: it saw {seen} of {count} slides.",
+            )
+    return [(page.stem, *what) for index, page in enumerate(pages) for what in results[index]["found"]]
 
 
 def _root() -> bool:
@@ -200,22 +213,29 @@ def _chosen(wanted: list[str]) -> list[Path]:
     return [path for path in paths if not wanted or any(path.stem.startswith(start) for start in wanted)]
 
 
+def _built(paths: list[Path], languages: Sequence[str], html_only: bool) -> list[str]:
+    every = [(decks.load(path), language) for path in paths for language in languages]
+    texts = {f"{deck.name}.{language}": decks.markdown(deck, language) for deck, language in every}
+    kinds = ("html",) if html_only else ("html", "pdf")
+    pages = build(texts, profiles.root() / "output" / "slides", kinds)
+    print(*(f"output/slides/{name} {' '.join(f'.{kind}' for kind in kinds)}" for name in texts), sep="\n")
+    counts = [len(deck.slides) for deck, _ in every]
+    return [f"{page}, slide {number}: {what}" for page, number, what in measure(pages, counts)]
+
+
 @errors.command
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.slides", description=__doc__.splitlines()[0])
     parser.add_argument("decks", nargs="*", metavar="NN", help="which decks; all if none is named")
     parser.add_argument("--lang", choices=LANGUAGES, help="one language only")
+    parser.add_argument("--html", action="store_true", help="no PDF, which takes most of the time")
     parser.add_argument("--check", action="store_true", help="check the text, build nothing")
     options = parser.parse_args(argv)
     paths = _chosen(options.decks)
     found = [problem for path in paths for problem in decks.problems(path)]
     if not found and not options.check:
         prepare()
-        out = profiles.root() / "output" / "slides"
-        for path in paths:
-            for language in [options.lang] if options.lang else LANGUAGES:
-                found += build(path, language, out)
-                print(f"output/slides/{path.stem}.{language}.html .pdf", flush=True)
+        found = _built(paths, [options.lang] if options.lang else LANGUAGES, options.html)
     print(*found, f"{len(paths)} decks, {len(found)} problems", sep="\n")
     return int(bool(found))
 
