@@ -45,8 +45,8 @@ def draw() -> Figure:
     arrow(axes, (4.98, 1.45), (4.2, 1.45), color=BLUE)
     write(axes, 4.05, 1.62, "A, B, tie", ha="right", weight="bold", color=BLUE)
     write(axes, 4.05, 1.26, "malformed: counted", ha="right", size=SMALL, color=ORANGE)
-    arrow(axes, (7.6, 1.5), (4.3, 2.72), bend=0.2, color=MUTED, line="--")
-    write(axes, 5.2, 2.45, "kept", ha="center", size=SMALL, color=MUTED)
+    arrow(axes, (8.7, 1.9), (4.3, 2.72), color=MUTED, line="--")
+    write(axes, 6.3, 2.12, "kept", ha="center", size=SMALL, color=MUTED)
     write(
         axes,
         5.1,
