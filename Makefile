@@ -4,6 +4,7 @@
 #   make doctor   what is missing here      make clean   remove runs and caches
 #   make slides   the talks, HTML and PDF in output/slides/ (needs node, chromium, a Chinese font)
 #   make pipeline SFT, reward model, PPO, rejection sampling without a notebook; ARGS=--again trains anew
+#   make frontier every method of lesson 09 at several strengths and seeds; ARGS=--help says more
 # Settings: PYTHON=python3.12 (which Python), VENV=.venv (where), RLHF_PROFILE=offline|imdb|full,
 #           JOBS=2 (how many tests run at once).
 
@@ -47,6 +48,10 @@ pipeline: build
 # The talks that go with the lessons. System packages: apt install nodejs npm chromium fonts-noto-cjk
 slides: setup
 	$(BIN)/python -m tools.slides
+
+# Adds to benchmarks/results/frontier_<profile>.json what is missing there; goes on where it was stopped.
+frontier: build
+	$(BIN)/python -m rlhf.frontier --profile "$(RLHF_PROFILE)" $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
