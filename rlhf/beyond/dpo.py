@@ -19,7 +19,6 @@ models. Log-probabilities are summed over the response, not averaged.
 from __future__ import annotations
 
 import copy
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,11 +29,10 @@ from trl import DPOConfig, DPOTrainer
 
 from rlhf.beyond.best_of import Draws
 from rlhf.beyond.held_out import HeldOut, Score
-from rlhf.beyond.run import Result, Run, check_numbers, settings, trl_settings, untangle
+from rlhf.beyond.run import Result, Run, check_numbers, settings, trl_settings, untangle, workplace
 from rlhf.errors import BadData
 from rlhf.ppo.config import BadConfig
 from rlhf.rejection import Pool
-from rlhf.rejection import _own_random_state as own_random_state
 
 if TYPE_CHECKING:
     from rlhf.profiles import Setup
@@ -89,7 +87,7 @@ def train_dpo(
     draws, history = Draws(run, config.k), []
     for number in range(1, config.rounds + 1):
         pairs = rank(draws.pool(run.policy, budget_tokens * number // config.rounds))
-        with own_random_state(draws.seed()), tempfile.TemporaryDirectory() as folder:
+        with workplace(draws.seed()) as folder:
             trainer = make_trainer(run, config, pairs, folder)
             trainer.train()
         untangle(run.policy)

@@ -47,7 +47,6 @@ the model that was passed; AdamW, gradients clipped at 1.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,9 +60,17 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from rlhf import sampling
 from rlhf.beyond.held_out import HeldOut, Score
-from rlhf.beyond.run import Result, Run, bookkeeping, check_numbers, settings, trl_settings, untangle
+from rlhf.beyond.run import (
+    Result,
+    Run,
+    bookkeeping,
+    check_numbers,
+    settings,
+    trl_settings,
+    untangle,
+    workplace,
+)
 from rlhf.ppo.config import BadConfig
-from rlhf.rejection import _own_random_state as own_random_state
 
 if TYPE_CHECKING:
     from rlhf.profiles import Setup
@@ -182,7 +189,7 @@ def train_rloo(
 
 def train(run: Run, config: OnlineConfig, kind: type, trl_kind: type, **own) -> Result:
     """One run of either; ``own`` are fields that only one of TRL's configurations has."""
-    with own_random_state(run.setup.seed), tempfile.TemporaryDirectory() as folder:
+    with workplace(run.setup.seed) as folder:
         trainer = make_trainer(run, config, kind, trl_kind, folder, **own)
         trainer.train()
     trainer.positions.remove()

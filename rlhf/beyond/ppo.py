@@ -7,15 +7,13 @@ that it decides how far the run goes, as ``beta`` does for the other methods.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf import loop
 from rlhf.beyond.held_out import HeldOut, Score
-from rlhf.beyond.run import Result, Run
-from rlhf.rejection import _own_random_state as own_random_state
+from rlhf.beyond.run import Result, Run, workplace
 
 if TYPE_CHECKING:
     from rlhf.profiles import Setup
@@ -46,7 +44,7 @@ def train_ppo(
     changes = {"adap_kl_ctrl": False, "log_with": "none", **changes}
     size = changes.get("batch_size", setup.ppo["batch_size"])
     prompts, lengths = run.prompts(1, size)
-    with own_random_state(seed), tempfile.TemporaryDirectory() as logs:
+    with workplace(seed) as logs:
         trainer = loop.build_trainer(run.setup, Path(logs), Path(start), prompts, **changes)
         history, rows = [], batches(len(prompts), size)
         while not run.done:

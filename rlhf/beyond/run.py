@@ -8,10 +8,13 @@ the cost, and since it says how much a method saw of the reward model.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import tempfile
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +25,7 @@ from rlhf import rejection, sft
 from rlhf.beyond.held_out import HeldOut, Point, Score
 from rlhf.errors import BadRollout
 from rlhf.ppo.config import BadConfig
+from rlhf.rejection import _own_random_state
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -196,6 +200,15 @@ def trl_settings(kind: type, run: Run, folder: str | Path, **changes):
         "seed": run.setup.seed,
     }
     return kind(**shared | changes)
+
+
+@contextlib.contextmanager
+def workplace(seed: int) -> Iterator[str]:
+    """For a trainer of TRL: an empty folder, a random state of its own, and no warnings about names that the
+    libraries are going to change for each other."""
+    with _own_random_state(seed), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield folder
 
 
 def untangle(policy: nn.Module) -> None:
