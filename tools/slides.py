@@ -39,9 +39,7 @@ INSTALL = "sudo apt install nodejs npm chromium fonts-noto-cjk"
 MEASURE = """
 <style>.bespoke-marp-slide{display:block!important;content-visibility:visible!important}</style>
 <script>
-addEventListener("load", async () => {
-  await document.fonts.ready;
-  await Promise.all([...document.images].map(image => image.decode().catch(() => 0)));
+addEventListener("load", () => {  // no web fonts here, and pictures are inside: all is there on load
   const found = [];
   document.querySelectorAll("section[id]").forEach((section, index) => {
     const say = what => found.push([index + 1, what]);
