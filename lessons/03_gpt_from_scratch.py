@@ -464,10 +464,10 @@ for seed in range(3):
 print(inspect.getsource(GPT._continue).split('"""')[2])
 
 # %% [markdown] tags=["zh"]
-# 核对：32 个长短不一的留出提示，我们的词元和 transformers 的逐个相等。贪心解码没有随机性；采样时两边用同一个随机种子。第三种情况把句号当作结束符（EOS），好让许多行提前写完：
+# 核对：32 个长短不一的留出提示。贪心解码没有随机性，我们的词元和 transformers 的逐个相等。采样时两边服从同一个分布，但用的随机数不同：在 CPU 上，课程的 `sampling.generate` 每行只取一个随机数，到累积概率里去查，比 `torch.multinomial` 快；所以随机种子相同，抽到的词元也不同。第三种情况把句号当作结束符（EOS），好让许多行提前写完：
 
 # %% [markdown] tags=["en"]
-# The check: 32 held-out prompts of different lengths, and our tokens equal those of transformers one by one. Greedy decoding has no randomness; for sampling, both start from the same seed. The third case takes the full stop for the end-of-sequence token (EOS), so that many rows finish early:
+# The check: 32 held-out prompts of different lengths. Greedy decoding has no randomness, and our tokens equal those of transformers one by one. When sampling, both follow the same distribution but use other random numbers: on a CPU, the course's `sampling.generate` takes one random number per row and looks it up in the cumulative probabilities, which is faster than `torch.multinomial`; so even from the same seed the sampled tokens differ. The third case takes the full stop for the end-of-sequence token (EOS), so that many rows finish early:
 
 # %%
 queries = [query.to(setup.device) for query in prompts["input_ids"][:32]]

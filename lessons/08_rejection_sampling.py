@@ -740,12 +740,12 @@ with pd.option_context("display.max_colwidth", None):
 # %% [markdown] tags=["zh"]
 # ## 10 那么，需要强化学习吗？
 #
-# 分数是拿 KL 换来的，所以两个一起画。灰线是 K 选一：不训练，只在写的时候挑，KL 用第 4 节的上界。
+# 分数是拿 KL 换来的，所以两个一起画。没有圆点的线是 K 选一：不训练，只在写的时候挑，KL 用第 4 节的上界。
 
 # %% [markdown] tags=["en"]
 # ## 10 So, do we need reinforcement learning?
 #
-# Scores are bought with KL, so draw both. The grey line is best-of-n: no training, only choosing at writing time, with the bound of section 4 as its KL.
+# Scores are bought with KL, so draw both. The line without dots is best-of-n: no training, only choosing at writing time, with the bound of section 4 as its KL.
 
 # %%
 sizes = torch.arange(1, n + 1).tolist()

@@ -777,10 +777,10 @@ torch.testing.assert_close(
 print("chosen among two:", ways, "→ gold", best_by(*four, 2).item())
 
 # %% [markdown] tags=["zh"]
-# 各个打分者的尺度不同，所以都除以“同一个提示内部的标准差”：涨了几个标准差。对照：若直接按黄金分来挑，能涨多少（灰线）；若用学了更多对的 `rm_2` 来挑呢？
+# 各个打分者的尺度不同，所以都除以“同一个提示内部的标准差”：涨了几个标准差。对照：若直接按黄金分来挑，能涨多少（点线）；若用学了更多对的 `rm_2` 来挑呢？
 
 # %% [markdown] tags=["en"]
-# Scorers have scales of their own, so each is divided by its standard deviation within a prompt: by how many of those did it rise? For comparison: how much would picking by gold itself gain (grey), and what about picking by `rm_2`, which has learnt from more pairs?
+# Scorers have scales of their own, so each is divided by its standard deviation within a prompt: by how many of those did it rise? For comparison: how much would picking by gold itself gain (dotted), and what about picking by `rm_2`, which has learnt from more pairs?
 
 # %%
 sizes = [2**i for i in range(int(math.log2(weak["samples"])) + 1)]
