@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from rlhf import beyond, frontier, profiles
 from rlhf.beyond import best_of, dpo, losses, online
 from rlhf.beyond.held_out import HeldOut
-from rlhf.beyond.run import Run, untangle
+from rlhf.beyond.run import Run, Task, untangle
 from rlhf.errors import BadData, BadRollout
 from rlhf.ppo.config import BadConfig
 from rlhf.rejection import Pool, best_of_kl, expected_max, sample_pool
@@ -92,7 +92,7 @@ def online_parts(world, held_out, kind, trl_kind, folder, **own):
 
     ``old`` is of the policy that sampled, ``new`` of what it has become since, ``ref`` of the start.
     """
-    run = Run("x", world, world.policy, count_good, 400, 0, held_out)
+    run = Run("x", Task(world, world.policy, count_good, 400, 0, held_out))
     config = online.OnlineConfig(k=4, batch_size=16, mini_batch_size=16, epochs=2, beta=0.07)
     trainer = online.make_trainer(run, config, kind, trl_kind, folder, **own)
     trainer.current_gradient_accumulation_steps = 1
@@ -178,7 +178,7 @@ def test_without_positions_the_loss_is_about_other_log_probabilities(world, held
 
 
 def test_dpo_is_what_trl_computes(world, held_out, tmp_path):
-    run = Run("x", world, world.policy, count_good, 200, 0, held_out)
+    run = Run("x", Task(world, world.policy, count_good, 200, 0, held_out))
     draws = best_of.Draws(run, 4)
     pool = draws.pool(run.policy, 200)
     pairs = dpo.rank(pool)
@@ -278,7 +278,9 @@ def test_a_wrong_budget_is_named(world, held_out):
 
 
 def test_all_methods_draw_from_the_front_of_one_list(world, held_out):
-    few, many = (Run("x", world, world.policy, count_good, 300, 4, held_out).prompts(k, 8) for k in (8, 2))
+    few, many = (
+        Run("x", Task(world, world.policy, count_good, 300, 4, held_out)).prompts(k, 8) for k in (8, 2)
+    )
     n = len(few[1])
     assert n < len(many[1])
     assert list(few[0]["query"]) == list(many[0]["query"])[:n] and few[1] == many[1][:n]

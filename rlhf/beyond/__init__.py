@@ -23,12 +23,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rlhf.beyond.held_out import HeldOut, Point
-from rlhf.beyond.run import Result
+from rlhf.beyond.held_out import HeldOut, Point, Score
+from rlhf.beyond.run import Result, Task
 from rlhf.ppo.config import BadConfig
 
-__all__ = ["METHODS", "STRENGTH", "HeldOut", "Point", "Result", "method", "train"]
+if TYPE_CHECKING:
+    from rlhf.profiles import Setup
+
+__all__ = ["METHODS", "STRENGTH", "HeldOut", "Point", "Result", "Task", "method", "train"]
 
 METHODS = {  # TRL takes seconds to import, so a method's module is imported when it is asked for
     "ppo": "ppo:train_ppo",
@@ -49,7 +54,7 @@ STRENGTH = {  # the setting that decides how far a method moves from where it st
 
 
 def method(name: str) -> Callable[..., Result]:
-    """The function of a method, ``train_X(setup, start, reward, budget_tokens, seed, **settings)``.
+    """The function of a method, ``train_X(task, **settings)``.
 
     Raises:
         BadConfig: no such method; the message lists them.
@@ -63,6 +68,22 @@ def method(name: str) -> Callable[..., Result]:
     return getattr(import_module(f"rlhf.beyond.{module}"), function)
 
 
-def train(name: str, *args, **settings) -> Result:
-    """One run of the method ``name``; arguments as its function takes them."""
-    return method(name)(*args, **settings)
+def train(
+    name: str,
+    setup: Setup,
+    start: str | Path,
+    reward: Score,
+    budget: int = 0,
+    seed: int = 0,
+    *,
+    held_out: HeldOut | None = None,
+    points: int = 4,
+    **settings,
+) -> Result:
+    """One run of the method ``name`` on a :class:`Task` of these; ``settings`` are the method's own.
+
+    Raises:
+        BadConfig: a setting that does not exist or cannot work. BadData: too few reviews for the budget.
+        BadRollout: a budget or a number of points below 1 (best-of-n needs no budget).
+    """
+    return method(name)(Task(setup, start, reward, budget, seed, held_out, points), **settings)

@@ -1,6 +1,6 @@
 """Best-of-K, learnt (rejection sampling) and as it is (best-of-n), within a budget of tokens.
 
-In: setup, start, reward, budget, seed. Out: a :class:`~rlhf.beyond.run.Result`. Sampling, choosing and
+In: a :class:`~rlhf.beyond.run.Task`. Out: a :class:`~rlhf.beyond.run.Result`. Sampling, choosing and
 imitating are lesson 08's (:mod:`rlhf.rejection`); here they get a budget, and lesson 09 compares them with
 the rest.
 """
@@ -11,20 +11,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from rlhf import rejection
-from rlhf.beyond.held_out import HeldOut, Score
 from rlhf.beyond.ppo import batches
-from rlhf.beyond.run import Result, Run, check_numbers, settings
+from rlhf.beyond.run import Result, Run, Task, check_numbers, settings
 from rlhf.errors import BadRollout
 from rlhf.rejection import Pool, RejectionConfig
-
-if TYPE_CHECKING:
-    from rlhf.profiles import Setup
 
 CHUNK = 16  # prompts sampled before the tokens are counted again
 
@@ -43,32 +38,22 @@ class BestOfConfig:
         check_numbers(self, ("rounds", "k", "epochs", "batch_size"))
 
 
-def train_rejection(
-    setup: Setup,
-    start: str | Path,
-    reward: Score,
-    budget_tokens: int,
-    seed: int = 0,
-    *,
-    held_out: HeldOut | None = None,
-    points: int = 4,
-    **changes,
-) -> Result:
-    """Rounds of best-of-K and SFT until ``budget_tokens`` are generated; ``changes`` as in BestOfConfig.
+def train_rejection(task: Task, **changes) -> Result:
+    """Rounds of best-of-K and SFT until the budget is spent; ``changes`` are fields of BestOfConfig.
 
-    The curve has a point after every round, whatever ``points`` says.
+    The curve has a point after every round, whatever ``task.points`` says.
 
     Raises:
         BadConfig: a setting that does not exist or cannot work. BadData: too few reviews for the budget.
     """
     config = settings(BestOfConfig, changes)
-    run = Run("rejection", setup, start, reward, budget_tokens, seed, held_out, points)
+    run = Run("rejection", task)
     imitation = RejectionConfig(
         epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate
     )
     draws, history = Draws(run, config.k), []
     for number in range(1, config.rounds + 1):
-        pool = draws.pool(run.policy, budget_tokens * number // config.rounds)
+        pool = draws.pool(run.policy, task.budget * number // config.rounds)
         shown = rejection.demonstrations(pool, rejection.pick_best(pool.scores))
         with tempfile.TemporaryDirectory() as logs:
             rejection.imitate(run.policy, run.tokenizer, shown, imitation, seed=draws.seed(), logs=Path(logs))
@@ -120,21 +105,11 @@ def join(pools: Sequence[Pool]) -> Pool:
     return Pool(**lists, scores=torch.cat([pool.scores for pool in pools]))
 
 
-def best_of_n(
-    setup: Setup,
-    start: str | Path,
-    reward: Score,
-    budget_tokens: int = 0,
-    seed: int = 0,
-    *,
-    held_out: HeldOut | None = None,
-    points: int = 1,
-    n: int = 8,
-) -> Result:
+def best_of_n(task: Task, n: int = 8) -> Result:
     """Nothing is trained: the start writes ``n`` responses to every held-out prompt, the best one counts.
 
     Every **answer** costs n times the tokens, for ever; a budget for training has no meaning, so
-    ``budget_tokens`` is ignored and the result's ``tokens`` are those of the answers. The KL is
+    ``task.budget`` is ignored and the result's ``tokens`` are those of the answers. The KL is
     ``log n − (n − 1)/n``, the bound of :func:`rlhf.rejection.best_of_kl`.
 
     Raises:
@@ -142,13 +117,13 @@ def best_of_n(
     """
     if not isinstance(n, int) or n < 1:
         raise BadRollout(f"n 应当是正整数，而不是 {n!r}。", f"n must be 1, 2, …, not {n!r}.")
-    run = Run("best_of_n", setup, start, reward, 1, seed, held_out, points)
+    run = Run("best_of_n", replace(task, budget=1))
     held = run.held_out
     pool = rejection.sample_pool(
-        run.policy, run.tokenizer, held.prompts, held.lengths, n, reward, seed=10_000 * (seed + 1)
+        run.policy, run.tokenizer, held.prompts, held.lengths, n, run.reward, seed=10_000 * (task.seed + 1)
     )
     run.tokens = sum(map(len, pool.responses))
     best = [pool.texts[place] for place in pool.flat(rejection.pick_best(pool.scores))]
     run.curve.append(held.point(best, rejection.best_of_kl(n), run.tokens))
     result = run.result(None, {"n": n})
-    return replace(result, settings={"n": n, "seed": seed})
+    return replace(result, settings={"n": n, "seed": task.seed})

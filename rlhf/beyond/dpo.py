@@ -1,6 +1,6 @@
 """DPO with TRL's trainer on pairs that the reward model ranked, within a budget of tokens.
 
-In: setup, start, reward, budget, seed and a :class:`PairConfig`. Out: a :class:`~rlhf.beyond.run.Result`.
+In: a :class:`~rlhf.beyond.run.Task` and fields of :class:`PairConfig`. Out: its result.
 K responses per prompt are sampled, the highest score is the chosen one, the lowest the rejected one. With one
 round all pairs come from the start, which is DPO as published; with more, each round samples from the newest
 policy, while the reference stays the start. Lesson 09 explains it; :func:`rlhf.beyond.losses.dpo_loss` is
@@ -21,21 +21,16 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
 from rlhf.beyond.best_of import Draws
-from rlhf.beyond.held_out import HeldOut, Score
-from rlhf.beyond.run import Result, Run, check_numbers, settings, trl_settings, untangle, workplace
+from rlhf.beyond.run import Result, Run, Task, check_numbers, settings, trl_settings, untangle, workplace
 from rlhf.errors import BadData
 from rlhf.ppo.config import BadConfig
 from rlhf.rejection import Pool
-
-if TYPE_CHECKING:
-    from rlhf.profiles import Setup
 
 
 @dataclass(frozen=True)
@@ -62,31 +57,20 @@ class SampledPairs(DPOTrainer):
         return dataset
 
 
-def train_dpo(
-    setup: Setup,
-    start: str | Path,
-    reward: Score,
-    budget_tokens: int,
-    seed: int = 0,
-    *,
-    held_out: HeldOut | None = None,
-    points: int = 4,
-    **changes,
-) -> Result:
-    """Rounds of sampling, ranking and DPO until ``budget_tokens`` are generated; ``changes``: PairConfig.
+def train_dpo(task: Task, **changes) -> Result:
+    """Rounds of sampling, ranking and DPO until the budget is spent; ``changes`` are fields of PairConfig.
 
-    The curve has a point after every round, whatever ``points`` says.
+    The curve has a point after every round, whatever ``task.points`` says.
 
     Raises:
         BadConfig: a setting that does not exist or cannot work. BadData: too few reviews for the budget, or
-        no
-            pair whose scores differ.
+            no pair whose scores differ.
     """
     config = settings(PairConfig, changes)
-    run = Run("dpo", setup, start, reward, budget_tokens, seed, held_out, points)
+    run = Run("dpo", task)
     draws, history = Draws(run, config.k), []
     for number in range(1, config.rounds + 1):
-        pairs = rank(draws.pool(run.policy, budget_tokens * number // config.rounds))
+        pairs = rank(draws.pool(run.policy, task.budget * number // config.rounds))
         with workplace(draws.seed()) as folder:
             trainer = make_trainer(run, config, pairs, folder)
             trainer.train()

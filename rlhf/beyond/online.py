@@ -1,6 +1,6 @@
 """GRPO and RLOO with TRL's trainers, on the course's prompts, lengths and sampler.
 
-In: setup, start, reward, budget, seed and an :class:`OnlineConfig`. Out: a :class:`~rlhf.beyond.run.Result`.
+In: a :class:`~rlhf.beyond.run.Task` and fields of :class:`OnlineConfig`. Out: its result.
 Lesson 09 explains both and compares their losses with :mod:`rlhf.beyond.losses`.
 
 **What is not TRL's here.** TRL's trainers make tokens of the prompts' texts and give all responses one
@@ -49,7 +49,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from datasets import Dataset
@@ -59,10 +58,10 @@ from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from rlhf import sampling
-from rlhf.beyond.held_out import HeldOut, Score
 from rlhf.beyond.run import (
     Result,
     Run,
+    Task,
     bookkeeping,
     check_numbers,
     settings,
@@ -71,9 +70,6 @@ from rlhf.beyond.run import (
     workplace,
 )
 from rlhf.ppo.config import BadConfig
-
-if TYPE_CHECKING:
-    from rlhf.profiles import Setup
 
 PAPER = {"loss_type": "grpo", "scale_rewards": "group", "use_bias_correction_kl": False}  # GRPO as published
 
@@ -149,41 +145,21 @@ class RLOO(OwnRollouts, RLOOTrainer):
         return self.sample(prompt_ids)
 
 
-def train_grpo(
-    setup: Setup,
-    start: str | Path,
-    reward: Score,
-    budget_tokens: int,
-    seed: int = 0,
-    *,
-    held_out: HeldOut | None = None,
-    points: int = 4,
-    **changes,
-) -> Result:
-    """GRPO until ``budget_tokens`` response tokens are generated; ``changes`` are fields of OnlineConfig.
+def train_grpo(task: Task, **changes) -> Result:
+    """GRPO until the budget is spent; ``changes`` are fields of OnlineConfig.
 
     Raises:
         BadConfig: a setting that does not exist or cannot work. BadData: too few reviews for the budget.
     """
     config = settings(OnlineConfig, changes)
-    run = Run("grpo", setup, start, reward, budget_tokens, seed, held_out, points)
+    run = Run("grpo", task)
     return train(run, config, GRPO, GRPOConfig, **PAPER)
 
 
-def train_rloo(
-    setup: Setup,
-    start: str | Path,
-    reward: Score,
-    budget_tokens: int,
-    seed: int = 0,
-    *,
-    held_out: HeldOut | None = None,
-    points: int = 4,
-    **changes,
-) -> Result:
-    """RLOO until ``budget_tokens`` tokens are generated; as :func:`train_grpo`, beta 0.05 by default."""
+def train_rloo(task: Task, **changes) -> Result:
+    """RLOO until the budget is spent; as :func:`train_grpo`, beta 0.05 by default."""
     config = settings(OnlineConfig, {"beta": 0.05, **changes})
-    run = Run("rloo", setup, start, reward, budget_tokens, seed, held_out, points)
+    run = Run("rloo", task)
     return train(run, config, RLOO, RLOOConfig, normalize_advantages=False)
 
 

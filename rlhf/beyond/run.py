@@ -1,9 +1,9 @@
 """What one training run is, whatever the method: the same prompts, a budget of tokens, a curve.
 
-In: setup, start, reward, budget, seed. Out: a :class:`Result`. A method asks its :class:`Run` for prompts,
-tells it how many tokens it generated, and lets it look at the policy now and then. Lesson 09 explains the
-comparison: response tokens sampled in training are what is counted, since on large models sampling is most of
-the cost, and since it says how much a method saw of the reward model.
+In: a :class:`Task`. Out: a :class:`Result`. A method asks its :class:`Run` for prompts, tells it how many
+tokens it generated, and lets it look at the policy now and then. Lesson 09 explains the comparison: response
+tokens sampled in training are what is counted, since on large models sampling is most of the cost, and since
+it says how much a method saw of the reward model.
 """
 
 from __future__ import annotations
@@ -34,6 +34,26 @@ if TYPE_CHECKING:
     from rlhf.profiles import Setup
 
 
+@dataclass(frozen=True)
+class Task:
+    """What every method is given.
+
+    Attributes:
+        start: folder of the policy to start from. budget: response tokens to generate for training; the batch
+            that reaches it is the last one.
+        held_out: what measures; by default one on the profile's held-out prompts. points: how often it does,
+            the start not counted; a method that works in rounds measures after every round instead.
+    """
+
+    setup: Setup
+    start: str | Path
+    reward: Score
+    budget: int = 0
+    seed: int = 0
+    held_out: HeldOut | None = None
+    points: int = 4
+
+
 @dataclass
 class Result:
     """What a run leaves.
@@ -61,36 +81,25 @@ class Result:
 
 
 class Run:
-    """One run in progress: the policy to train, its prompts, the tokens generated so far, the curve.
+    """One run of a method in progress: the policy to train, the tokens generated so far, the curve.
 
-    Args:
-        budget: response tokens to generate. The batch that reaches it is the last one.
-        held_out: by default one on the profile's held-out prompts.
-        points: how often the policy is measured, the start not counted.
+    Raises:
+        BadRollout: the budget or the number of points is no whole number above 0.
     """
 
-    def __init__(
-        self,
-        method: str,
-        setup: Setup,
-        start: str | Path,
-        reward: Score,
-        budget: int,
-        seed: int,
-        held_out: HeldOut | None = None,
-        points: int = 4,
-    ):
+    def __init__(self, method: str, task: Task):
+        budget, points = task.budget, task.points
         if not isinstance(budget, int) or budget < 1 or points < 1:
             raise BadRollout(
                 f"词元预算和测量次数都应当是正整数，而不是 {budget!r}、{points!r}。",
                 f"The budget of tokens and the number of points must be 1, 2, …, not {budget!r}, {points!r}.",
             )
-        self.method, self.start, self.reward = method, Path(start), reward
-        self.setup = dataclasses.replace(setup, seed=seed)
+        self.method, self.start, self.reward = method, Path(task.start), task.reward
+        self.setup = dataclasses.replace(task.setup, seed=task.seed)
         self.budget, self.points, self.tokens, self.looked = budget, points, 0, 0
-        self.held_out = held_out or HeldOut(setup, start, reward)
+        self.held_out = task.held_out or HeldOut(task.setup, task.start, task.reward)
         self.curve = [self.held_out.start]
-        self.policy, self.tokenizer = sft.load_policy(start, setup.device)
+        self.policy, self.tokenizer = sft.load_policy(task.start, task.setup.device)
         self.policy.eval()
         self.started, self.measuring = time.perf_counter(), 0.0
 
