@@ -6,12 +6,8 @@ In: ``benchmarks/results/pipeline_<profile>.json``, each a copy of the ``output/
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from tools import kept
 
-from rlhf import errors, profiles
-
-RESULTS = profiles.CHECKOUT / "benchmarks" / "results"
 PROFILES = ("offline", "imdb")
 START, END = "<!-- chain: python -m tools.results -->", "<!-- /chain -->"
 HEADS = {
@@ -32,21 +28,19 @@ AND = {"en": " and ", "zh": " 和 "}
 
 def block(language: str) -> str:
     """The table of every kept profile and a line on how it was made. Raises MissingAssets."""
-    runs = {name: _read(RESULTS / f"pipeline_{name}.json") for name in PROFILES}
+    runs = {name: _read(name) for name in PROFILES}
     rows = [row for name, run in runs.items() for row in _rows(name, run)]
-    head = HEADS[language]
-    table = [f"| {head} |", "|" + "---|" * (head.count(" | ") + 1), *(f"| {row} |" for row in rows)]
-    return "\n".join([START, *table, "", TEXTS[language].format(**_facts(runs, language)), END])
+    return "\n".join(
+        [START, *kept.table(HEADS[language], rows), "", TEXTS[language].format(**_facts(runs, language)), END]
+    )
 
 
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise errors.MissingAssets(
-            f"读不到 {path}。先运行 python -m rlhf.pipeline，再把 output/pipeline/pipeline.json 复制过去。",
-            f"Cannot read {path}. Run python -m rlhf.pipeline, and copy output/pipeline/pipeline.json there.",
-        ) from error
+def _read(profile: str) -> dict:
+    return kept.read(
+        f"pipeline_{profile}.json",
+        "先运行 python -m rlhf.pipeline，再把 output/pipeline/pipeline.json 复制到 benchmarks/results。",
+        "Run python -m rlhf.pipeline, and copy output/pipeline/pipeline.json to benchmarks/results.",
+    )
 
 
 def _rows(profile: str, run: dict) -> list[str]:
@@ -75,8 +69,7 @@ def _rows(profile: str, run: dict) -> list[str]:
 def _row(profile: str, name: str, n: dict) -> str:
     cells = [f"`{profile}`", name if name == "base" else f"`{name}`"]
     for judge in ("reward", "judge"):
-        low, high = n[f"{judge}_gain_low"], n[f"{judge}_gain_high"]
-        cells += [f"{n[f'{judge}_mean_after']:.2f}", f"{n[f'{judge}_gain']:+.2f} [{low:+.2f}, {high:+.2f}]"]
+        cells += [f"{n[f'{judge}_mean_after']:.2f}", kept.gain(n, judge)]
     return " | ".join([*cells, f"{n['kl']:.1f}", f"{n['distinct_2_after']:.2f}"])
 
 

@@ -11,16 +11,14 @@ of every row of the lesson table.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
 
 from rlhf import errors, profiles
 from rlhf.files import whole_text
-from tools import chain
+from tools import chain, kept
 
-RESULTS = profiles.CHECKOUT / "benchmarks" / "results"
 READMES = {"en": profiles.CHECKOUT / "README.md", "zh": profiles.CHECKOUT / "README.zh.md"}
 START, END = "<!-- results: python -m tools.results -->", "<!-- /results -->"
 CAPTION, CAPTION_END = "<!-- caption: python -m tools.results -->", "<!-- /caption -->"
@@ -48,7 +46,7 @@ def block(language: str) -> str:
     rows = [_row(name, run) for name, run in runs.items()]
     shown = [_example(row) for row in runs["imdb"]["shown"][:ROWS]]
     facts, example = (text.format(**_facts(**runs)) for text in TEXTS[language])
-    lines = [*_table(totals, rows), "", facts, "", example, "", *_table(examples, shown)]
+    lines = [*kept.table(totals, rows), "", facts, "", example, "", *kept.table(examples, shown)]
     return "\n".join([START, *lines, END])
 
 
@@ -61,7 +59,7 @@ def caption(language: str) -> str:
         "prompts": n["prompts"],
         "before": f"{n['reward_mean_before']:.2f}",
         "after": f"{n['reward_mean_after']:.2f}",
-        "gain": _gain(n, "reward"),
+        "gain": kept.gain(n, "reward"),
     }
     return f"{CAPTION}\n*{CAPTIONS[language].format(**facts)}*\n{CAPTION_END}"
 
@@ -73,18 +71,8 @@ def lesson_seconds(notebook: Path) -> float | None:
 
 
 def _read(profile: str) -> dict:
-    path = RESULTS / f"07_{profile}.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise errors.MissingAssets(
-            f"读不到 {path.name}。先运行第 07 课，再运行 python figs/07_result.py --keep。",
-            f"Cannot read {path.name}. Run lesson 07, then python figs/07_result.py --keep.",
-        ) from error
-
-
-def _table(head: str, rows: list[str]) -> list[str]:
-    return [f"| {head} |", "|" + "---|" * (head.count(" | ") + 1), *(f"| {row} |" for row in rows)]
+    keep = "python figs/07_result.py --keep"
+    return kept.read(f"07_{profile}.json", f"先运行第 07 课，再运行 {keep}。", f"Run lesson 07, then {keep}.")
 
 
 def _row(name: str, run: dict) -> str:
@@ -92,17 +80,13 @@ def _row(name: str, run: dict) -> str:
     cells = [
         f"`{name}`",
         f"{n['reward_mean_before']:.2f} → {n['reward_mean_after']:.2f}",
-        _gain(n, "reward"),
-        _gain(n, "judge"),
+        kept.gain(n, "reward"),
+        kept.gain(n, "judge"),
         f"{n['kl']:.1f}",
         f"{n['distinct_2_before']:.2f} → {n['distinct_2_after']:.2f}",
         f"{run['steps']} × {run['batch']}",
     ]
     return " | ".join(cells)
-
-
-def _gain(n: dict, judge: str) -> str:
-    return f"{n[f'{judge}_gain']:+.2f} [{n[f'{judge}_gain_low']:+.2f}, {n[f'{judge}_gain_high']:+.2f}]"
 
 
 def _example(row: dict) -> str:
