@@ -3,6 +3,7 @@
 #   make test     lint, tests, notebooks    make build   corpus and tiny models only
 #   make doctor   what is missing here      make clean   remove runs and caches
 #   make slides   the talks, HTML and PDF in output/slides/ (needs node, chromium, a Chinese font)
+#   make student  copies for a class in output/student/ and output/teacher/; ARGS=--run runs them too
 #   make pipeline SFT, reward model, PPO, rejection sampling without a notebook; ARGS=--again trains anew
 #   make frontier every method of lesson 09 at several strengths and seeds; ARGS=--help says more
 # Settings: PYTHON=python3.12 (which Python), VENV=.venv (where), RLHF_PROFILE=offline|imdb|full,
@@ -22,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export JUPYTER_PREFER_ENV_PATH = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build course lab pipeline slides test test-browser lint doctor clean
+.PHONY: help setup build course lab pipeline slides student test test-browser lint doctor clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -48,6 +49,10 @@ pipeline: build
 # The talks that go with the lessons. System packages: apt install nodejs npm chromium fonts-noto-cjk
 slides: setup
 	$(BIN)/python -m tools.slides
+
+# Notebooks in one language: students' without solutions, teachers' with a plan of the time.
+student: setup
+	$(BIN)/python -m tools.editions $(ARGS)
 
 # Adds to benchmarks/results/frontier_<profile>.json what is missing there; goes on where it was stopped.
 frontier: build

@@ -5,6 +5,7 @@
     python -m tools.lessons pair                  # lessons/ → notebooks/, unchanged cells keep their outputs
     python -m tools.lessons execute               # run all, headless → output/notebooks/, output/index.html
     python -m tools.lessons execute --inplace 07  # refresh the committed notebook of one lesson
+    python -m tools.lessons execute --times 07    # run it, and renew only how long its cells take
     python -m tools.lessons check                 # twins, pairing, outputs, exercises, sizes
     python -m tools.lessons export --lang zh      # notebooks in one language → output/zh/
     python -m tools.lessons new 05_reward --zh … --en …
@@ -16,29 +17,36 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from nbformat import NotebookNode
+
 from rlhf import errors, profiles, report
-from tools import checking, scaffold
+from tools import checking, editions, scaffold
 from tools.notebooks import LANGUAGES, Course, build, one_language, pair, read, write
 from tools.running import CellFailed, run
+from tools.timing import carry_over
 
 TIMEOUT = 3600  # seconds for one cell; the imdb and full profiles train in a single cell
 
 
-def execute(course: Course, names: list[str], out: Path | None, timeout: int = TIMEOUT) -> list[str]:
+# keeps the lesson of this name as it was run, given what went wrong in it; returns what is wrong in the end
+Keep = Callable[[str, NotebookNode, str], str]
+
+
+def execute(course: Course, names: list[str], keep: Keep, timeout: int = TIMEOUT) -> list[str]:
     """Run lessons, with a progress line each; returns the names of those that failed.
 
     Args:
-        out: folder for the executed copies; None refreshes the committed notebooks, and then a notebook
-            that is not fit to commit counts as failed and the old one stays.
+        keep: what becomes of a lesson that was run: :func:`copies`, :func:`in_place`, :func:`times`.
     """
     failed = []
     for number, name in enumerate(names, 1):
         line = f"[{number}/{len(names)}] {name} … "
         print(line, end="", flush=True)
         begun = time.perf_counter()
-        trouble = _execute_one(course, name, out, timeout, line)
+        trouble = _execute_one(course, name, keep, timeout, line)
         seconds = time.perf_counter() - begun
         print(f"{_erase(line)}{seconds:.0f} s {'✗' if trouble else '✓'}", flush=True)
         if trouble:
@@ -47,7 +55,7 @@ def execute(course: Course, names: list[str], out: Path | None, timeout: int = T
     return failed
 
 
-def _execute_one(course: Course, name: str, out: Path | None, timeout: int, line: str) -> str:
+def _execute_one(course: Course, name: str, keep: Keep, timeout: int, line: str) -> str:
     """Run one lesson and keep the result; returns what went wrong, or nothing."""
     notebook = build(course.source(name))
     total = len(notebook.cells)
@@ -63,13 +71,42 @@ def _execute_one(course: Course, name: str, out: Path | None, timeout: int, line
         run(notebook, course.notebooks if course.notebooks.is_dir() else course.root, timeout, on_cell)
     except CellFailed as error:
         trouble = str(error)
-    if out is not None:
+    return keep(name, notebook, trouble)
+
+
+def copies(out: Path) -> Keep:
+    """Keep executed copies in ``out``, failed ones too: they show how far they came."""
+
+    def keep(name: str, notebook: NotebookNode, trouble: str) -> str:
         write(notebook, out / f"{name}.ipynb")
-    elif not trouble:
-        trouble = "\n".join(f"    {problem}" for problem in checking.outputs(notebook))
+        return trouble
+
+    return keep
+
+
+def in_place(course: Course) -> Keep:
+    """Refresh the committed notebooks; the old one stays where the new one is not fit to commit."""
+
+    def keep(name: str, notebook: NotebookNode, trouble: str) -> str:
+        trouble = trouble or "\n".join(f"    {problem}" for problem in checking.outputs(notebook))
         if not trouble:
             write(notebook, course.notebook(name))
-    return trouble
+        return trouble
+
+    return keep
+
+
+def times(course: Course) -> Keep:
+    """Renew how long the cells of the committed notebooks take; their outputs stay as they are."""
+
+    def keep(name: str, notebook: NotebookNode, trouble: str) -> str:
+        if not trouble:
+            committed = read(course.notebook(name))
+            carry_over(notebook, committed)
+            write(committed, course.notebook(name))
+        return trouble
+
+    return keep
 
 
 def _erase(line: str) -> str:
@@ -92,13 +129,14 @@ def check(course: Course, names: list[str], source_only: bool = False) -> int:
 
 
 def export(course: Course, names: list[str], languages: list[str]) -> None:
-    """Write each lesson in one language to ``output/LANG/``, with the outputs that its notebook has."""
+    """Write each lesson in one language to ``output/LANG/``, with the outputs that its notebook has and the
+    files that it shows. Copies for a class: :mod:`tools.editions`."""
     for name in names:
         path = course.notebook(name)
         notebook = read(path) if path.is_file() else build(course.source(name))
         for language in languages:
             target = profiles.root() / "output" / language / path.name
-            write(one_language(notebook, language), target)
+            editions.place(course, one_language(notebook, language), target)
             print(f"output/{language}/{path.name}")
 
 
@@ -117,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     where = running.add_mutually_exclusive_group()
     where.add_argument("--out", type=Path, help="folder of the executed copies (default: output/notebooks)")
     where.add_argument("--inplace", action="store_true", help="refresh the committed notebooks")
+    where.add_argument("--times", action="store_true", help="refresh only the times of their cells")
     running.add_argument("--timeout", type=int, default=TIMEOUT, help="seconds for one cell")
     checking_ = commands.add_parser("check", parents=[some], help="conventions, twins, pairing, outputs")
     checking_.add_argument("--source", action="store_true", help="the sources only, before anything was run")
@@ -153,13 +192,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run_all(course: Course, names: list[str], options: argparse.Namespace) -> int:
     profile = profiles.read()["name"]  # an unknown profile is said once, not once per lesson
-    if options.inplace and profile != "offline":
+    if (options.inplace or options.times) and profile != "offline":
         raise errors.BadProfile(
             "提交的 notebook 用 offline 配置运行；请不要设置 RLHF_PROFILE。",
             "Committed notebooks are run with the offline profile; leave RLHF_PROFILE unset.",
         )
-    out = None if options.inplace else (options.out or profiles.root() / "output" / "notebooks").resolve()
-    failed = execute(course, names, out, options.timeout)
+    if options.inplace or options.times:
+        keep = in_place(course) if options.inplace else times(course)
+    else:
+        keep = copies((options.out or profiles.root() / "output" / "notebooks").resolve())
+    failed = execute(course, names, keep, options.timeout)
     page = report.page(profiles.root() / "output", profiles.root() / "output" / "index.html")
     print(f"{len(names) - len(failed)}/{len(names)} ✓ · {os.path.relpath(page)}")
     if failed:

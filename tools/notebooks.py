@@ -19,6 +19,7 @@ from nbformat import NotebookNode
 
 from rlhf.errors import BadData
 from rlhf.files import whole_text
+from tools.timing import carry_over
 
 NAME = re.compile(r"\d\d_[a-z0-9_]+")
 LANGUAGES = ("zh", "en")
@@ -87,9 +88,10 @@ def build(source: Path) -> NotebookNode:
 
 
 def with_outputs(notebook: NotebookNode, previous: NotebookNode) -> NotebookNode:
-    """``notebook`` with the outputs of those cells of ``previous`` that did not change."""
+    """``notebook`` with the outputs and times of those cells of ``previous`` that did not change."""
     old = {cell.id: cell for cell in previous.cells if cell.cell_type == "code" and "id" in cell}
     notebook = copy.deepcopy(notebook)
+    carry_over(previous, notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.id in old:
             cell.outputs = old[cell.id].outputs

@@ -19,6 +19,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
+from tools.timing import Stopwatch, stamp
+
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 CURSOR_UP = re.compile(r"\x1b\[(\d*)A")
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -45,6 +47,8 @@ def run(
 ) -> None:
     """Execute ``notebook`` in place, with ``folder`` as working directory; outputs are tidied either way.
 
+    Every code cell keeps how long it took, see :mod:`tools.timing`.
+
     Args:
         timeout: seconds that one cell may take. on_cell: called with the index of each cell that starts.
 
@@ -53,6 +57,7 @@ def run(
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     started = [0]
+    watch = Stopwatch(lambda: client.km.provisioner.pid if client.km and client.km.has_kernel else None)
 
     def on_start(cell: NotebookNode, cell_index: int) -> None:
         started[0] = cell_index
@@ -67,9 +72,12 @@ def run(
         record_timing=False,
         store_widget_state=False,
         on_cell_start=on_start,
+        on_cell_execute=lambda cell, cell_index: watch.start(),
+        on_cell_executed=lambda cell, cell_index, execute_reply: watch.stop(cell),
     )
     try:
         client.execute()
+        stamp(notebook)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         what = ANSI.sub("", _traceback(notebook, started[0]) or str(error))
         raise CellFailed(started[0], notebook.cells[started[0]].source, what) from None

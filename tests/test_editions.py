@@ -1,0 +1,263 @@
+"""Copies for a class: what students must not see, what teachers plan with, and that the copies run."""
+
+import copy
+import json
+
+import nbformat
+import pytest
+
+from rlhf import errors, profiles
+from tools import editions, leaks, lessons, teaching, timing
+from tools.notebooks import Course, build, read, tags, write
+
+NAME = "43_class"
+LESSON = """\
+# %% [markdown] tags=["zh"]
+# # 43 一课
+#
+# 见[术语表](../GLOSSARY.md)和[前一课](43_class.ipynb#top)。![图](../figs/a.svg)
+
+# %% [markdown] tags=["en"]
+# # 43 A lesson
+#
+# See the [glossary](../GLOSSARY.md) and [the one before](43_class.ipynb#top). ![figure](../figs/a.svg)
+
+# %% tags=["setup"]
+value = 20
+print("set up")
+
+# %% [markdown] tags=["zh"]
+# ## 1 练习
+
+# %% [markdown] tags=["en"]
+# ## 1 Exercises
+
+# %% tags=["exercise"]
+answer = ...
+print("graded:", answer)
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+answer_1 = value * 2 + 2
+print("passed:", answer_1)
+
+# %% tags=["table"]
+print("seconds 90.0", value)
+"""
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_HOME", str(tmp_path))
+    made = Course(tmp_path)
+    for path in (made.source(NAME), tmp_path / "GLOSSARY.md", tmp_path / "figs" / "a.svg"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(LESSON if path.suffix == ".py" else "x", encoding="utf-8")
+    notebook = build(made.source(NAME))
+    for count, cell in enumerate(cell for cell in notebook.cells if cell.cell_type == "code"):
+        text = {2: "passed: 42\n", 3: "seconds 90.0 20\n"}.get(count, "\n")
+        cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text=text)], count + 1
+    write(notebook, made.notebook(NAME))
+    return made
+
+
+def export(course, *words):
+    return editions.main(["--root", str(course.root), *words])
+
+
+def copies(course, edition):
+    return [read(course.root / "output" / edition / lang / f"{NAME}.ipynb") for lang in ("zh", "en")]
+
+
+# ----------------------------------------------------------------------------------------------- the copies
+
+
+def test_students_get_no_solution_no_output_and_files_beside_the_notebook(course, capsys):
+    assert export(course) == 0, capsys.readouterr()
+    for made, language in zip(copies(course, "student"), ("zh", "en"), strict=True):
+        assert "answer_1" not in json.dumps(made) and "must_pass" not in json.dumps(made)
+        code = [cell for cell in made.cells if cell.cell_type == "code"]
+        assert len(code) == 3 and not any(cell.outputs or cell.execution_count for cell in code)
+        assert "](figs/a.svg)" in made.cells[0].source and "](GLOSSARY.md)" in made.cells[0].source
+        assert editions.NOTICE[language] == made.cells[1].source
+        folder = course.root / "output" / "student" / language
+        assert (folder / "figs" / "a.svg").is_file() and NAME in (folder / "README.md").read_text("utf-8")
+        nbformat.validate(made)
+
+
+def test_teachers_get_open_solutions_outputs_and_a_plan(course, monkeypatch):
+    lesson = read(course.notebook(NAME))
+    assert export(course, "--edition", "teacher") == 0
+    made = copies(course, "teacher")[1]
+    solution = next(cell for cell in made.cells if "solution" in tags(cell))
+    assert "jupyter" not in solution.metadata and solution.outputs[0].text == "passed: 42\n"
+    plan = made.cells[1].source
+    assert "4 cells have not been timed" in plan and "took 1.5 minutes" in plan  # of the closing table
+    for cell in lesson.cells:
+        cell.metadata[timing.SECONDS] = {"wall": 60.0, "cpu": 24.0}
+    lesson.metadata[timing.TIMED] = {"date": "2026-11-21", "hardware": "2 × CPU", "threads": 1}
+    write(lesson, course.notebook(NAME))
+    monkeypatch.setattr(teaching, "PERIOD", 0.3)  # so that the second section does not fit in
+    assert export(course, "--edition", "teacher") == 0
+    zh, en = copies(course, "teacher")
+    assert "| beginning | 0 | 24 | 0.4 |" in en.cells[1].source  # setup
+    assert "| 1 Exercises | 5 | 72 | 1.6 |" in en.cells[1].source  # exercise, solution and table
+    assert "2 × CPU" in zh.cells[1].source and "“1 练习”之前" in zh.cells[1].source
+    stop = next(i for i, cell in enumerate(zh.cells) if "⏸ **" in cell.source)
+    assert zh.cells[stop + 1].source == "## 1 练习" and "约 0.4 分钟" in zh.cells[stop].source
+
+
+def test_the_copies_run_in_their_own_folder_and_stay_clean(course, capsys):
+    assert export(course, "--edition", "student", "--run") == 0, capsys.readouterr()
+    said = capsys.readouterr().out
+    assert said.count(f"{NAME} runs") == 1  # zh and en have the same code
+    assert not any(cell.get("outputs") for made in copies(course, "student") for cell in made.cells)
+
+
+def test_a_copy_that_needs_a_solution_or_litters_is_found(course, tmp_path):
+    lesson = read(course.notebook(NAME))
+    lesson.cells[-1].source = "print(answer_1)"
+    write(editions.student(lesson, "zh"), tmp_path / "needs.ipynb")
+    assert "NameError" in editions.run_copy(tmp_path / "needs.ipynb")
+    lesson.cells[-1].source = "open('left.txt', 'w').close()"
+    write(editions.student(lesson, "zh"), tmp_path / "litters.ipynb")
+    assert "left.txt" in editions.run_copy(tmp_path / "litters.ipynb")
+
+
+@pytest.mark.parametrize("name", Course(profiles.CHECKOUT).names())
+def test_no_lesson_leaks_and_none_is_half_translated(name, tmp_path):
+    course = Course(profiles.CHECKOUT)
+    for edition in editions.EDITIONS:
+        for language in ("zh", "en"):
+            out = tmp_path / edition / language
+            editions.export(course, name, edition, language, out)
+            for other in course.names():  # lessons point at each other
+                (out / f"{other}.ipynb").touch()
+            assert editions.problems(course, name, edition, language, out) == []
+
+
+# ----------------------------------------------------------------------------------------- what is found out
+
+
+def planted(course, where):
+    """The student's copy of the lesson with its solution in some corner."""
+    lesson = read(course.notebook(NAME))
+    made = editions.student(lesson, "en")
+    where(made, "answer_1 = value * 2 + 2")
+    return leaks.solutions(lesson, made)
+
+
+def as_output(kind, wrap=str):
+    return lambda made, text: made.cells[-1].outputs.append(
+        nbformat.v4.new_output("display_data", data={kind: wrap(text)})
+    )
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        lambda made, text: made.cells.append(nbformat.v4.new_code_cell(text)),
+        lambda made, text: made.cells.append(
+            nbformat.v4.new_code_cell(text.replace(" ", "  "), metadata={"jupyter": {"source_hidden": True}})
+        ),
+        lambda made, text: made.cells[0].metadata.update(note={"deep": [text]}),
+        lambda made, text: made.metadata.update(hint=text),
+        lambda made, text: made.cells[0].update(attachments={"a.txt": {"text/plain": text}}),
+        lambda made, text: made.cells.append(
+            nbformat.v4.new_markdown_cell(f"<details>\n\n```\n{text}\n```\n</details>")
+        ),
+        as_output("text/html", lambda text: f"<b>{text.replace(' ', '&nbsp;')}</b>"),
+        as_output("application/json", lambda text: {"source": json.dumps(f"{text}\nprint(1)")}),
+    ],
+    ids=["cell", "hidden", "cell metadata", "metadata", "attachment", "details", "html", "json"],
+)
+def test_a_planted_solution_is_found_wherever_it_is(course, where):
+    assert planted(course, where)
+    assert planted(course, lambda made, text: None) == []
+
+
+def test_tags_and_hidden_cells_are_found_and_shown_lines_are_no_secret(course):
+    assert planted(course, lambda made, _: made.cells[-1].metadata.update(tags=["solution"]))
+    assert planted(course, lambda made, _: made.cells[-1].metadata.update(jupyter={"source_hidden": True}))
+    assert planted(course, lambda made, _: made.cells.append(nbformat.v4.new_code_cell("value = 20"))) == []
+
+
+@pytest.mark.parametrize(
+    ("language", "source"),
+    [
+        ("zh", "Nobody translated this."),
+        (
+            "zh",
+            "第一段。\n\n"
+            + "The second paragraph was left as it stood in the other language, as one can see.",
+        ),
+        ("en", "A lesson 一课"),
+    ],
+)
+def test_a_planted_foreign_cell_is_found(course, language, source):
+    lesson = read(course.notebook(NAME))
+    made = editions.student(lesson, language)
+    assert leaks.untranslated(lesson, made, language) == []
+    made.cells.append(nbformat.v4.new_markdown_cell(source))
+    assert len(leaks.untranslated(lesson, made, language)) == 1
+
+
+def test_a_missing_twin_and_the_other_language_are_found(course):
+    lesson = read(course.notebook(NAME))
+    made = editions.student(lesson, "zh")
+    made.cells.append(lesson.cells[1])  # tagged en, and in English
+    assert len(leaks.untranslated(lesson, made, "zh")) == 1
+    lacking = copy.deepcopy(lesson)
+    del lacking.cells[1]
+    assert "1 in en" in leaks.untranslated(lacking, editions.student(lacking, "zh"), "zh")[0]
+
+
+def test_files_that_do_not_go_along_are_found(course, tmp_path):
+    lesson = read(course.notebook(NAME))
+    lesson.cells[0].source += " [gone](../figs/gone.svg)"
+    with pytest.raises(errors.BadData, match=r"gone\.svg"):
+        editions.moved(lesson, course.root)
+    lesson.cells[0].source = "[the solutions](../lessons/43_class.py)"
+    with pytest.raises(errors.BadData, match="43_class"):
+        editions.moved(lesson, course.root)
+    made = editions.student(read(course.notebook(NAME)), "zh")
+    (tmp_path / "deep").mkdir()
+    found = leaks.missing_files(made, tmp_path / "deep")
+    assert len(found) == 3 and "figs/a.svg" in found[-1]
+
+
+# ------------------------------------------------------------------------------------------------- the times
+
+
+def test_a_run_notes_what_every_cell_took_and_times_can_be_renewed_alone(course):
+    from tools import running
+
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell("text"),
+            nbformat.v4.new_code_cell("import time; time.sleep(0.4)"),
+            nbformat.v4.new_code_cell("n = 0\nwhile time.process_time() < 1.5: n += 1"),
+        ]
+    )
+    running.run(notebook, course.root, 60)
+    waited, worked = (cell.metadata[timing.SECONDS] for cell in notebook.cells[1:])
+    assert waited["wall"] >= 0.4 > waited["cpu"] and worked["cpu"] > 0.4
+    assert worked["wall"] >= 0.9 * worked["cpu"] and timing.seconds(notebook.cells[2]) <= worked["wall"]
+    assert set(notebook.metadata[timing.TIMED]) == {"date", "hardware", "threads"}
+    assert timing.SECONDS not in notebook.cells[0].metadata
+    # only times change; a cell of other content keeps none
+    run = read(course.notebook(NAME))
+    for cell in run.cells[2:]:
+        cell.metadata[timing.SECONDS] = {"wall": 1.0, "cpu": 1.0}
+    run.cells[-1].id = "another"
+    before = read(course.notebook(NAME))
+    assert lessons.times(course)(NAME, run, "") == ""
+    after = read(course.notebook(NAME))
+    timed = [cell for cell in after.cells if timing.SECONDS in cell.metadata]
+    assert len(timed) == sum(timing.SECONDS in cell.metadata for cell in run.cells) - 1
+    for cell in after.cells:
+        cell.metadata.pop(timing.SECONDS, None)
+    assert after.cells == before.cells
+
+
+def test_unknown_lessons_are_said_plainly(course, capsys):
+    assert export(course, "77") == 2 and "77" in capsys.readouterr().err
