@@ -21,6 +21,7 @@ from rlhf.beyond import best_of, dpo, losses, online
 from rlhf.beyond.held_out import HeldOut
 from rlhf.beyond.run import Run, Task, untangle
 from rlhf.errors import BadData, BadRollout
+from rlhf.frontier import picture
 from rlhf.ppo.config import BadConfig
 from rlhf.rejection import Pool, best_of_kl, expected_max, sample_pool
 
@@ -436,6 +437,20 @@ def test_the_picture_has_a_line_per_method_with_intervals():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["PPO", "DPO"]
     line = axes.containers[0].lines[0]
     assert line.get_xdata().tolist() == [0.0, 2.0, 6.0] and axes.containers[0].has_yerr
+
+
+def test_lines_are_told_apart_without_their_colours():
+    assert set(picture.LOOKS) == set(beyond.METHODS)
+    assert len({mark for _, mark, _ in picture.LOOKS.values()}) == len(beyond.METHODS)
+    assert len({color for color, _, _ in picture.LOOKS.values()}) == len(beyond.METHODS)
+
+
+def test_a_strength_that_is_not_finished_is_left_out():
+    """A run that is still going on must not cost the finished strengths their seeds."""
+    gains = {"ppo": {0.1: [2.0, 2.1, 1.9], 0.4: [1.0]}}
+    found = made_up(gains, {"ppo": {0.1: 6.0, 0.4: 2.0}})
+    assert list(found.runs("ppo")) == [0.1] and list(found.runs("ppo")[0.1]) == [0, 1, 2]
+    assert frontier.table(found)["seeds"].tolist() == [3]
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"runs": [], "start": {"scores": [1]}}'])

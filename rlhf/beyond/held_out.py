@@ -30,9 +30,8 @@ class Point:
 
     Attributes:
         reward: mean score. gain: paired mean gain over the start, with the ends of its 95 % bootstrap
-        interval
-            over prompts. kl: mean KL to the start in nats per response. distinct_2: of all responses
-            together.
+            interval over prompts. kl: mean KL to the start in nats per response. distinct_2: of all
+            responses together.
         judge: the same gain by a second judge that took no part in training; None without one.
         scores: ``(N,)``, one per held-out prompt.
     """
