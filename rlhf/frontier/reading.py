@@ -47,7 +47,7 @@ class Frontier:
         return [name for name in METHODS if name in there]
 
     def runs(self, method: str) -> dict[float, dict[int, Mapping]]:
-        """Strength → seed → run; a strength that lacks a seed of the one with most is not finished: left out."""
+        """Strength → seed → run; without strengths that lack a seed which the fullest one has."""
         found: dict[float, dict[int, Mapping]] = {}
         for row in self.record["runs"]:
             if row["method"] == method:
