@@ -14,6 +14,9 @@ from collections.abc import Callable
 class CourseError(Exception):
     """One message in both languages. ``str(error)`` is the Chinese line, then the English line."""
 
+    told_by: int | None = None  # of several processes that all raise it, the one that prints it
+    printed = False  # that has been done: rlhf.launched
+
     def __init__(self, zh: str, en: str):
         self.zh, self.en = zh, en
         super().__init__(f"{zh}\n{en}")
@@ -51,6 +54,10 @@ class CannotWrite(CourseError, OSError):
     __str__ = Exception.__str__
 
 
+class CannotServe(CourseError):
+    """A port of this machine is taken or must not be used, or a server did not start."""
+
+
 def command(main: Callable[[], int | None]) -> Callable[[], int]:
     """Wrap a command's ``main``: a :class:`CourseError` becomes two lines on stderr and exit code 2."""
 
@@ -59,7 +66,8 @@ def command(main: Callable[[], int | None]) -> Callable[[], int]:
         try:
             return main(*args, **kwargs) or 0
         except CourseError as error:
-            print(error, file=sys.stderr)
+            if not error.printed:
+                print(error, file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("已停止。\nStopped.", file=sys.stderr)

@@ -13,8 +13,9 @@ intervals, and what tells whether the judge can be trusted. Lesson 10 explains i
     faults     every error, with the next step
 """
 
+from rlhf.errors import CannotServe
 from rlhf.judge.endpoint import EndpointJudge, Estimate, Usage
-from rlhf.judge.faults import BadCache, BadJudging, CannotServe, CapReached, MissingKey, NoEndpoint
+from rlhf.judge.faults import BadCache, BadJudging, CapReached, MissingKey, NoEndpoint
 from rlhf.judge.keys import find_key
 from rlhf.judge.measures import (
     Agreement,

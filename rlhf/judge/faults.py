@@ -30,10 +30,6 @@ class BadCache(CourseError):
     """An answer on disk that cannot be read."""
 
 
-class CannotServe(CourseError):
-    """The port of a local judge is taken or must not be used."""
-
-
 class CapReached(CourseError):
     """The cap on the costs stopped the run. What was answered is kept.
 

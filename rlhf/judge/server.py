@@ -23,7 +23,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from rlhf import errors, profiles
-from rlhf.judge.faults import CannotServe
 from rlhf.judge.pairwise import Judge, RewardJudge
 from rlhf.judge.question import TIE, A, B, from_prompt
 
@@ -102,7 +101,7 @@ def serve(
     try:
         server = LocalServer(judge, model or judge.name, faults or Faults(), port)
     except OSError as error:
-        raise CannotServe(
+        raise errors.CannotServe(
             f"端口 {port} 打不开（{error.strerror}）。换一个 port。",
             f"Port {port} cannot be opened ({error.strerror}). Choose another port.",
         ) from None
