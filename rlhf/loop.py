@@ -125,11 +125,12 @@ def run(
     """Train until ``trainer`` has taken ``total`` steps; returns what each step logged.
 
     ``after`` is called with the statistics of every step (to save a state, to draw a curve); what it returns
-    ends the run if it is true.
+    ends the run if it is true. Of several processes all call this, with equal statistics; one shows a bar.
     """
     rows: list[dict[str, float]] = []
-    left = total - trainer.current_step
-    with tqdm(trainer.batches(total), total=max(0, left), desc=title, file=sys.stdout) as bar:
+    left = max(0, total - trainer.current_step)
+    others = not trainer.accelerator.is_main_process
+    with tqdm(trainer.batches(total), total=left, desc=title, file=sys.stdout, disable=others) as bar:
         for batch in bar:
             rows.append(one_step(trainer, reward, lengths, batch))
             bar.set_postfix(reward=f"{rows[-1]['env/reward_mean']:.2f}", KL=f"{rows[-1]['objective/kl']:.1f}")

@@ -26,7 +26,7 @@ from rlhf import pairs, profiles, rewards
 from rlhf.data import load_reviews
 from rlhf.errors import BadProfile
 from rlhf.files import folder_mark, whole_folder
-from rlhf.sft import keep_logs_together
+from rlhf.sft import gathered_weights, keep_logs_together
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -208,12 +208,13 @@ def save(
     facts |= {name: getattr(model.config, name) for name in ("texts_begin_with", "reads_tokens")}
     if trainer.eval_dataset is not None:
         facts["held_out"] = {key: float(value) for key, value in trainer.evaluate().items()}
+    weights = gathered_weights(trainer)
     if not trainer.accelerator.is_main_process:
         return folder
     if merge and hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     with whole_folder(folder) as partial:
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, **weights)
         trainer.processing_class.save_pretrained(partial)
         text = json.dumps({"fingerprint": fingerprint(setup), **facts}, indent=1) + "\n"
         (partial / RECORD).write_text(text, encoding="utf-8")

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import DistributedType
 from torch import nn
 
 from rlhf import profiles
@@ -239,16 +240,28 @@ def save(trainer: SFTTrainer, folder: str | Path, *, merge: bool = True, **facts
         CannotWrite: no space or no permission.
     """
     model, folder = trainer.accelerator.unwrap_model(trainer.model), Path(folder)
+    weights = gathered_weights(trainer)
     if not trainer.accelerator.is_main_process:
         return folder
     if merge and hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     record = {**facts, "steps": trainer.state.global_step, "history": trainer.state.log_history}
     with whole_folder(folder) as partial:
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, **weights)
         trainer.processing_class.save_pretrained(partial)
         (partial / RECORD).write_text(json.dumps(record, default=str) + "\n", encoding="utf-8")
     return folder
+
+
+def gathered_weights(trainer: Trainer) -> dict[str, Any]:
+    """What ``save_pretrained`` has to be told where ZeRO-3 or FSDP has shared the weights out: all of them,
+    gathered in the main process. Nothing elsewhere. Every process has to call it. (Not run in shards.)"""
+    accelerator = trainer.accelerator
+    kind = accelerator.distributed_type
+    zero_3 = kind == DistributedType.DEEPSPEED and accelerator.state.deepspeed_plugin.zero_stage == 3
+    if not zero_3 and kind != DistributedType.FSDP:
+        return {}
+    return {"state_dict": accelerator.get_state_dict(trainer.model_wrapped)}
 
 
 def train_sft(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf import profiles
+from rlhf import launched, profiles
 from rlhf.errors import BadRecipe
 from rlhf.files import whole_folder
 from rlhf.recipes import Field, known_fields
@@ -135,7 +135,8 @@ class RejectionRecipe(Texts):
 @dataclass(frozen=True)
 class Stage:
     """One command: the lesson it belongs to, what it makes, which fields it knows, what a profile says about
-    them, which values cannot work (BadRecipe or BadConfig), and the training itself."""
+    them, which values cannot work (BadRecipe or BadConfig), and the training itself. ``alone``: it runs in
+    one process only. ``whole``: every process needs a whole model."""
 
     lesson: str
     about: str
@@ -144,6 +145,8 @@ class Stage:
     sizes: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
     check: Callable[[Mapping[str, Any]], object]
     train: Callable[[Mapping[str, Any], Setup, Path, Path], object]
+    alone: bool = False
+    whole: bool = False
 
 
 # ------------------------------------------------------------------------------------------ what is known
@@ -324,7 +327,7 @@ def train_ppo(values: Mapping[str, Any], setup: Setup, work: Path, folder: Path)
     extra, state = {"lengths": lengths, "history": history}, work / "state"
     if latest_state(state) is not None:
         trainer.load_state(state, extra)
-        print(f"going on after step {trainer.current_step} of {values['steps']}")
+        launched.say(f"going on after step {trainer.current_step} of {values['steps']}")
 
     def after(row: dict[str, float]) -> bool:
         history.rows.append(row)
@@ -340,7 +343,8 @@ def train_ppo(values: Mapping[str, Any], setup: Setup, work: Path, folder: Path)
             trainer.policy.save_pretrained(partial, trainer.tokenizer.save_pretrained)
             pd.DataFrame(history.rows).to_csv(partial / "history.csv", index=False)
         print(history.summary())
-    trainer.accelerator.end_training()
+    for tracker in trainer.accelerator.trackers:  # end_training would also leave the group of processes
+        tracker.finish()
 
 
 def train_rejection(values: Mapping[str, Any], setup: Setup, work: Path, folder: Path) -> None:
@@ -379,6 +383,7 @@ STAGES = {
         _ppo_sizes,
         _check_ppo,
         train_ppo,
+        whole=True,
     ),
     "rejection": Stage(
         "08_rejection_sampling",
@@ -388,6 +393,7 @@ STAGES = {
         _rejection_sizes,
         _rejection_config,
         train_rejection,
+        alone=True,
     ),
 }
 
@@ -468,6 +474,6 @@ def _newest(work: Path) -> str | None:
     for folder in sorted(work.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
         with contextlib.suppress(OSError, ValueError):
             step = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-            print(f"going on after update {step}")
+            launched.say(f"going on after update {step}")
             return str(folder)
     return None

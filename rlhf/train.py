@@ -13,6 +13,10 @@ models and data it was made from. What is needed on the way only, the curves for
 that an interrupted run goes on from, is in ``output/runs/<name>``; the same command once more goes on. PPO
 then ends as if it had never stopped; SFT and the reward model go on from the checkpoints of transformers'
 Trainer, rejection sampling from its last whole round.
+
+Launched in several processes (``python -m torch.distributed.run --nproc_per_node 2 -m rlhf.train …``, or
+``accelerate launch``) it takes the same words and leaves the same folder; batch sizes are then those of each
+process. Lesson 11 does it.
 """
 
 from __future__ import annotations
@@ -23,14 +27,13 @@ import errno
 import hashlib
 import io
 import json
-import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf import assets, errors, profiles, recipes
+from rlhf import assets, errors, launched, profiles, recipes
 from rlhf.errors import BadRecipe, CannotWrite, MissingAssets
 from rlhf.files import folder_mark, whole_text
 from rlhf.stages import OWN, STAGES, Stage, pairs_at
@@ -58,9 +61,11 @@ def main(words: Sequence[str] | None = None) -> int:
             f"There is no stage {words[0]}; there are: {', '.join(STAGES)}.",
         )
     try:
-        run(words[0], words[1:])
+        with launched.group():
+            run(words[0], words[1:])
     except KeyboardInterrupt:
-        print("\n同样的命令再运行一次，就接着跑。 The same command once more goes on.", file=sys.stderr)
+        if launched.is_main():
+            print("\n同样的命令再运行一次，就接着跑。 The same command once more goes on.", file=sys.stderr)
         raise
     return 0
 
@@ -89,13 +94,44 @@ class Job:
 
 
 def run(name: str, words: Sequence[str]) -> Path:
-    """One stage, from words to its result; returns the folder. What can be wrong is a ``CourseError``."""
-    return carry_out(plan(name, words))
+    """One stage, from words to its result; returns the folder. What can be wrong is a ``CourseError``. Of
+    several processes that were launched together each calls this, and the main one writes."""
+    launched.join(profiles.pick_device())
+    with launched.one_voice():
+        job = plan(name, words)
+    return carry_out(job)
 
 
 def plan(name: str, words: Sequence[str]) -> Job:
     """The stage ``name`` with every field resolved and checked; nothing is read but profile and recipe."""
-    return Job(name, resolve(STAGES[name], STAGES[name].known(), words, _program(name)))
+    job = Job(name, resolve(STAGES[name], STAGES[name].known(), words, _program(name)))
+    _check_launch(job)
+    return job
+
+
+def _check_launch(job: Job) -> None:
+    """Raise BadRecipe where this stage cannot run in as many processes as were launched, or in shards."""
+    name, how, number = job.name, launched.sharding(), launched.count()
+    if job.stage.alone and number > 1:
+        raise BadRecipe(
+            f"{name} 阶段只能用一个进程运行，而这里启动了 {number} 个。请直接运行：{_program(name)} …",
+            f"The stage {name} runs in one process, and {number} were launched. Run it directly: "
+            f"{_program(name)} …",
+        )
+    if job.stage.whole and how:
+        raise BadRecipe(
+            f"{name} 阶段的每个进程都需要完整的模型，不能用 {how} 启动。"
+            "请用 recipes/accelerate/eight_gpus.yaml。",
+            f"Every process of the stage {name} needs a whole model; it cannot be launched with {how}. Use "
+            "recipes/accelerate/eight_gpus.yaml.",
+        )
+    if how in ("ZeRO-3", "FSDP") and job.values.get("lora_rank") and job.values.get("merge"):
+        raise BadRecipe(
+            f"{how} 把权重分摊到各个进程，适配器不能就地合并。"
+            "请写 merge: false，训练后运行 python -m rlhf.merge。",
+            f"{how} shares the weights out, so the adapter cannot be merged there. Set merge: false, and run "
+            "python -m rlhf.merge after the training.",
+        )
 
 
 def carry_out(job: Job, anew: bool = False) -> Path:
@@ -104,13 +140,14 @@ def carry_out(job: Job, anew: bool = False) -> Path:
     Raises:
         MissingAssets, BadRecipe, CannotWrite: see :func:`make_setup` and :func:`begin`.
     """
-    setup = make_setup(job.stage, job.values)
-    sources = origin(job, setup)
-    head = f"{_program(job.name)} --config {RECIPE}\n{setup.describe()}"
-    with _main_first(setup.device) as main:
+    launched.join(profiles.pick_device())
+    main, sources, head = launched.is_main(), {}, ""
+    with launched.one_voice():  # the others wait here until the main one has made the folders ready
+        setup = make_setup(job.stage, job.values)
         if main:
+            sources, head = origin(job, setup), _head(job, setup)
             begin(job, sources, head, job.values["resume"] and not anew)
-            print(setup.describe())
+    launched.say(setup.describe())
     try:
         job.stage.train(job.values, setup, job.work, job.folder)
     except OSError as error:
@@ -127,18 +164,11 @@ def carry_out(job: Job, anew: bool = False) -> Path:
     return job.folder
 
 
-@contextlib.contextmanager
-def _main_first(device: str) -> Iterator[bool]:
-    """Whether this is the main one of several processes (``accelerate launch``), which goes first: the others
-    wait until it is through. Alone, a process is the main one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield True
-        return
-    from accelerate import PartialState
-
-    state = PartialState(cpu=device == "cpu")
-    with state.main_process_first():
-        yield state.is_main_process
+def _head(job: Job, setup: Setup) -> str:
+    """The first lines of the recipe that is left with the result."""
+    number = launched.count()
+    among = f"\n{number} processes; batch sizes are those of each" if number > 1 else ""
+    return f"{_program(job.name)} --config {RECIPE}\n{setup.describe()}{among}"
 
 
 def _program(name: str) -> str:
@@ -272,10 +302,16 @@ def begin(job: Job, sources: Mapping[str, Any], head: str, resume: bool) -> None
 
 
 def origin(job: Job, setup: Setup) -> dict[str, Any]:
-    """What a result depends on besides its recipe: the content of the models and the data that it names."""
+    """What a result depends on besides its recipe: the content of the models and the data that it names, and
+    in how many processes it was made, if in several."""
     data = job.values.get("data", "reviews")
     pairs = None if data == "reviews" else pairs_at(data)
-    found = {"policy": _content(setup.policy), "dataset": folder_mark(pairs or setup.dataset)}
+    found: dict[str, Any] = {
+        "policy": _content(setup.policy),
+        "dataset": folder_mark(pairs or setup.dataset),
+    }
+    if launched.count() > 1:
+        found["processes"] = launched.count()
     if "reward_model" in job.values:
         found["reward_model"] = _content(setup.reward_model)
     return found
@@ -301,10 +337,14 @@ def changes(place: Path, job: Job, sources: Mapping[str, Any]) -> list[str]:
         before = json.loads((place / ORIGIN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         before = {}
+    number = [sources.get("processes", 1), before.pop("processes", 1)]
+    if number[0] != number[1]:
+        found.append(f"processes: {number[1]} → {number[0]}")
     return found + [
         f"{name}: {job.values.get(name, 'reviews')}, which is not what it was then"
         for name, mark in sources.items()
-        if before.get(name) != mark and not any(line.startswith(f"{name}: ") for line in found)
+        if name != "processes" and before.get(name) != mark
+        if not any(line.startswith(f"{name}: ") for line in found)
     ]
 
 
