@@ -3,6 +3,7 @@
 #   make test     lint, tests, notebooks    make build   corpus and tiny models only
 #   make doctor   what is missing here      make clean   remove runs and caches
 #   make slides   the talks, HTML and PDF in output/slides/ (needs node, chromium, a Chinese font)
+#   make ready LESSON=07   what that lesson needs of the earlier ones, so that a class joins anywhere
 #   make student  copies for a class in output/student/ and output/teacher/; ARGS=--run runs them too
 #   make pipeline SFT, reward model, PPO, rejection sampling without a notebook; ARGS=--again trains anew
 #   make frontier every method of lesson 09 at several strengths and seeds; ARGS=--help says more
@@ -23,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export JUPYTER_PREFER_ENV_PATH = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build course lab pipeline slides student test test-browser lint doctor clean
+.PHONY: help setup build course lab pipeline slides student ready test test-browser lint doctor clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -49,6 +50,10 @@ pipeline: build
 # The talks that go with the lessons. System packages: apt install nodejs npm chromium fonts-noto-cjk
 slides: setup
 	$(BIN)/python -m tools.slides
+
+# A class joins anywhere: what the earlier lessons would have left. ARGS=--plan only says what is missing.
+ready: setup
+	$(BIN)/python -m rlhf.ready "$(LESSON)" --profile "$(RLHF_PROFILE)" $(ARGS)
 
 # Notebooks in one language: students' without solutions, teachers' with a plan of the time.
 student: setup
