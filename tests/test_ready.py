@@ -58,11 +58,8 @@ def test_what_is_read_off_a_lesson_is_what_it_reads(name):
     found = {need.name for need in needs(COURSE.source(name).read_text("utf-8"), name)}
     if name[:2] in (*EXPECTED, *ALONE):
         assert found == EXPECTED.get(name[:2], set())
-    shown = "\n".join(
-        output.get("text", "")
-        for cell in read(COURSE.notebook(name)).cells
-        for output in cell.get("outputs", [])
-    )
+    cells = read(COURSE.notebook(name)).cells if COURSE.notebook(name).is_file() else []
+    shown = "\n".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
     said = re.findall(
         r"\b(?:found|trained here, small:) (?:output/)?(\w+)", shown
     )  # lesson 10 says what it took

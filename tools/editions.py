@@ -31,7 +31,7 @@ from rlhf import errors, profiles
 from rlhf.errors import BadData, CannotWrite
 from rlhf.files import whole_text
 from tools import leaks, running, teaching, timing
-from tools.notebooks import LANGUAGES, Course, one_language, read, tags, write
+from tools.notebooks import LANGUAGES, Course, build, one_language, read, tags, write
 
 EDITIONS = ("student", "teacher")
 OWN = "edition"  # the tag of a cell that an edition adds
@@ -132,7 +132,13 @@ def export(course: Course, name: str, edition: str, language: str, out: Path) ->
     Raises:
         BadData: see :func:`moved`. CannotWrite: no space or no permission.
     """
-    return place(course, MAKERS[edition](read(course.notebook(name)), language), out / f"{name}.ipynb")
+    return place(course, MAKERS[edition](_lesson(course, name), language), out / f"{name}.ipynb")
+
+
+def _lesson(course: Course, name: str) -> NotebookNode:
+    """The committed notebook; of a lesson that was never run, its source."""
+    path = course.notebook(name)
+    return read(path) if path.is_file() else build(course.source(name))
 
 
 def place(course: Course, notebook: NotebookNode, path: Path) -> Path:
@@ -173,7 +179,7 @@ def front_page(names: Sequence[str], edition: str, language: str, out: Path) -> 
 
 def problems(course: Course, name: str, edition: str, language: str, out: Path) -> list[str]:
     """What is wrong with a written copy: leaked solutions (students), foreign cells, missing files."""
-    made, lesson = read(out / f"{name}.ipynb"), read(course.notebook(name))
+    made, lesson = read(out / f"{name}.ipynb"), _lesson(course, name)
     found = leaks.solutions(lesson, made) if edition == "student" else []
     return [*found, *leaks.untranslated(lesson, made, language), *leaks.missing_files(made, out)]
 
