@@ -22,8 +22,8 @@ MEBIBYTE = 2**20
 
 
 def keep_freed_memory(below: int = 32 * MEBIBYTE) -> bool:
-    """Let glibc keep freed blocks of less than ``below`` bytes for the next one that asks. Larger ones go back
-    to the kernel at once: kept, they raised the peak of a large model by a fifth.
+    """Let glibc keep freed blocks of less than ``below`` bytes for the next one that asks. Larger ones go
+    back to the kernel at once: kept, they raised the peak of a large model by a fifth.
 
     Returns:
         Whether it was told: not where the C library is another one, and not where the environment has said

@@ -1,4 +1,4 @@
-"""What importing the package does to the process: freed memory is kept, unless the user has decided otherwise."""
+"""What importing the package does to a process: freed memory is kept, unless the user has decided."""
 
 import ctypes
 import os
