@@ -1,5 +1,6 @@
 # Each target is a few plain commands; README lists them for people without make.
-#   make course   run every lesson          make lab     open them in JupyterLab
+#   make course   run every lesson, two at a time on two cores; ARGS=--help says more
+#   make lab      open them in JupyterLab
 #   make test     lint, tests, notebooks    make build   corpus and tiny models only
 #   make doctor   what is missing here      make clean   remove runs and caches
 #   make slides   the talks, HTML and PDF in output/slides/ (needs node, chromium, a Chinese font)
@@ -38,7 +39,7 @@ build: setup
 	@case "$(RLHF_PROFILE)" in full) ;; *) $(BIN)/python -m rlhf.build --profile "$(RLHF_PROFILE)" ;; esac
 
 course: build
-	$(BIN)/python -m tools.lessons execute
+	$(BIN)/python -m tools.lessons execute $(ARGS)
 
 lab: build
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
@@ -74,7 +75,7 @@ test: export OMP_NUM_THREADS = 1
 test: lint
 	env -u OMP_NUM_THREADS $(BIN)/python -m rlhf.build --profile offline
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbmake --nbmake-timeout=600 notebooks
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --nbmake --nbmake-timeout=600 notebooks
 
 # Opens the lessons in a real browser, runs them there and looks. Needs a Chromium (apt install chromium).
 test-browser: build

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from rlhf import errors, profiles
-from tools import editions, leaks, lessons, teaching, timing
+from tools import editions, executing, leaks, teaching, timing
 from tools.notebooks import Course, build, read, tags, write
 
 NAME = "43_class"
@@ -250,7 +250,7 @@ def test_a_run_notes_what_every_cell_took_and_times_can_be_renewed_alone(course)
         cell.metadata[timing.SECONDS] = {"wall": 1.0, "cpu": 1.0}
     run.cells[-1].id = "another"
     before = read(course.notebook(NAME))
-    assert lessons.times(course)(NAME, run, "") == ""
+    assert executing.times(course)(NAME, run, "") == ""
     after = read(course.notebook(NAME))
     timed = [cell for cell in after.cells if timing.SECONDS in cell.metadata]
     assert len(timed) == sum(timing.SECONDS in cell.metadata for cell in run.cells) - 1

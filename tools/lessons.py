@@ -16,102 +16,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-from nbformat import NotebookNode
-
 from rlhf import errors, profiles, report
-from tools import checking, editions, scaffold
-from tools.notebooks import LANGUAGES, Course, build, one_language, pair, read, write
-from tools.running import CellFailed, run
-from tools.timing import carry_over
-
-TIMEOUT = 3600  # seconds for one cell; the imdb and full profiles train in a single cell
-
-
-# keeps the lesson of this name as it was run, given what went wrong in it; returns what is wrong in the end
-Keep = Callable[[str, NotebookNode, str], str]
-
-
-def execute(course: Course, names: list[str], keep: Keep, timeout: int = TIMEOUT) -> list[str]:
-    """Run lessons, with a progress line each; returns the names of those that failed.
-
-    Args:
-        keep: what becomes of a lesson that was run: :func:`copies`, :func:`in_place`, :func:`times`.
-    """
-    failed = []
-    for number, name in enumerate(names, 1):
-        line = f"[{number}/{len(names)}] {name} … "
-        print(line, end="", flush=True)
-        begun = time.perf_counter()
-        trouble = _execute_one(course, name, keep, timeout, line)
-        seconds = time.perf_counter() - begun
-        print(f"{_erase(line)}{seconds:.0f} s {'✗' if trouble else '✓'}", flush=True)
-        if trouble:
-            print(trouble, flush=True)
-            failed.append(name)
-    return failed
-
-
-def _execute_one(course: Course, name: str, keep: Keep, timeout: int, line: str) -> str:
-    """Run one lesson and keep the result; returns what went wrong, or nothing."""
-    notebook = build(course.source(name))
-    total = len(notebook.cells)
-    for file in ("table.json", "table.html"):  # a table on the page comes from a run that happened now
-        (profiles.root() / "output" / name / file).unlink(missing_ok=True)
-
-    def on_cell(index: int) -> None:
-        if sys.stdout.isatty():
-            print(f"{_erase(line)}{100 * index // total} %", end="", flush=True)
-
-    trouble = ""
-    try:
-        run(notebook, course.notebooks if course.notebooks.is_dir() else course.root, timeout, on_cell)
-    except CellFailed as error:
-        trouble = str(error)
-    return keep(name, notebook, trouble)
-
-
-def copies(out: Path) -> Keep:
-    """Keep executed copies in ``out``, failed ones too: they show how far they came."""
-
-    def keep(name: str, notebook: NotebookNode, trouble: str) -> str:
-        write(notebook, out / f"{name}.ipynb")
-        return trouble
-
-    return keep
-
-
-def in_place(course: Course) -> Keep:
-    """Refresh the committed notebooks; the old one stays where the new one is not fit to commit."""
-
-    def keep(name: str, notebook: NotebookNode, trouble: str) -> str:
-        trouble = trouble or "\n".join(f"    {problem}" for problem in checking.outputs(notebook))
-        if not trouble:
-            write(notebook, course.notebook(name))
-        return trouble
-
-    return keep
-
-
-def times(course: Course) -> Keep:
-    """Renew how long the cells of the committed notebooks take; their outputs stay as they are."""
-
-    def keep(name: str, notebook: NotebookNode, trouble: str) -> str:
-        if not trouble:
-            committed = read(course.notebook(name))
-            carry_over(notebook, committed)
-            write(committed, course.notebook(name))
-        return trouble
-
-    return keep
-
-
-def _erase(line: str) -> str:
-    """On a terminal, what rewrites the progress line; elsewhere nothing."""
-    return f"\r\x1b[K{line}" if sys.stdout.isatty() else ""
+from tools import checking, editions, executing, scaffold
+from tools.notebooks import LANGUAGES, Course, build, one_language, pair, read
 
 
 def check(course: Course, names: list[str], source_only: bool = False) -> int:
@@ -156,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--out", type=Path, help="folder of the executed copies (default: output/notebooks)")
     where.add_argument("--inplace", action="store_true", help="refresh the committed notebooks")
     where.add_argument("--times", action="store_true", help="refresh only the times of their cells")
-    running.add_argument("--timeout", type=int, default=TIMEOUT, help="seconds for one cell")
+    running.add_argument("--timeout", type=int, default=executing.TIMEOUT, help="seconds for one cell")
+    at_once = "how many run at once (default: as cores and memory allow; one with --inplace or --times)"
+    running.add_argument("--jobs", type=_number, metavar="N", help=at_once)
     checking_ = commands.add_parser("check", parents=[some], help="conventions, twins, pairing, outputs")
     checking_.add_argument("--source", action="store_true", help="the sources only, before anything was run")
     exporting = commands.add_parser("export", parents=[some], help="notebooks in one language")
@@ -166,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     making.add_argument("--zh", default="……", help="Chinese title")
     making.add_argument("--en", default="…", help="English title")
     return parser
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of lessons, 1 or more")
+    return int(text)
 
 
 @errors.command
@@ -198,10 +115,12 @@ def _run_all(course: Course, names: list[str], options: argparse.Namespace) -> i
             "Committed notebooks are run with the offline profile; leave RLHF_PROFILE unset.",
         )
     if options.inplace or options.times:
-        keep = in_place(course) if options.inplace else times(course)
+        keep = executing.in_place(course) if options.inplace else executing.times(course)
+        jobs = options.jobs or 1  # what a lesson says about its time is then what it takes alone
     else:
-        keep = copies((options.out or profiles.root() / "output" / "notebooks").resolve())
-    failed = execute(course, names, keep, options.timeout)
+        keep = executing.copies((options.out or profiles.root() / "output" / "notebooks").resolve())
+        jobs = options.jobs or executing.how_many(len(names))
+    failed = executing.execute(course, names, keep, options.timeout, jobs)
     page = report.page(profiles.root() / "output", profiles.root() / "output" / "index.html")
     print(f"{len(names) - len(failed)}/{len(names)} ✓ · {os.path.relpath(page)}")
     if failed:

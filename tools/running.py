@@ -6,12 +6,14 @@ reduced to their last state, no widgets, no timestamps, no paths of the machine 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 from ipykernel.kernelspec import make_ipkernel_cmd
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
@@ -43,19 +45,26 @@ class CellFailed(Exception):
 
 
 def run(
-    notebook: NotebookNode, folder: Path, timeout: int, on_cell: Callable[[int], None] | None = None
+    notebook: NotebookNode,
+    folder: Path,
+    timeout: int,
+    on_cell: Callable[[int], None] | None = None,
+    threads: int | None = None,
 ) -> None:
     """Execute ``notebook`` in place, with ``folder`` as working directory; outputs are tidied either way.
 
-    Every code cell keeps how long it took, see :mod:`tools.timing`.
+    Every code cell keeps how long it took, see :mod:`tools.timing`. Several may run at once, in threads.
 
     Args:
         timeout: seconds that one cell may take. on_cell: called with the index of each cell that starts.
+        threads: how many the kernel's arithmetic uses; by default what the environment says.
 
     Raises:
         CellFailed: at the first cell that fails; the outputs up to it are kept.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
     started = [0]
     watch = Stopwatch(lambda: client.km.provisioner.pid if client.km and client.km.has_kernel else None)
 
@@ -75,14 +84,29 @@ def run(
         on_cell_execute=lambda cell, cell_index: watch.start(),
         on_cell_executed=lambda cell, cell_index, execute_reply: watch.stop(cell),
     )
+    _at_work.add(client)
     try:
-        client.execute()
-        stamp(notebook)
+        client.execute(env=environment)
+        stamp(notebook, threads)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         what = ANSI.sub("", _traceback(notebook, started[0]) or str(error))
         raise CellFailed(started[0], notebook.cells[started[0]].source, what) from None
     finally:
+        _at_work.discard(client)
         tidy(notebook)
+
+
+_at_work: set[NotebookClient] = set()
+
+
+def stop_all() -> None:
+    """End every kernel that runs now, with all that it started; each :func:`run` then raises CellFailed."""
+    for client in list(_at_work):
+        kernel = getattr(client.km, "provisioner", None)
+        with contextlib.suppress(psutil.Error):
+            started = psutil.Process(kernel.pid) if kernel is not None and kernel.pid else None
+            for process in [*started.children(recursive=True), started] if started else []:
+                process.kill()
 
 
 def tidy(notebook: NotebookNode) -> None:

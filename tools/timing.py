@@ -54,12 +54,12 @@ class Stopwatch:
         return 0.0
 
 
-def stamp(notebook: NotebookNode) -> None:
-    """Note in ``notebook`` when and where its cells were timed."""
+def stamp(notebook: NotebookNode, threads: int | None = None) -> None:
+    """Note in ``notebook`` when and where its cells were timed, with how many threads."""
     notebook.metadata[TIMED] = {
         "date": datetime.date.today().isoformat(),
         "hardware": report.hardware(),
-        "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
+        "threads": threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
     }
 
 
