@@ -16,14 +16,24 @@ machine. Lesson 11 uses both; as a command::
 """
 
 from rlhf.errors import CannotServe
+from rlhf.serve.compare import Answer, BadQuestion, Comparison, Pair, Question, Unanswered
 from rlhf.serve.endpoint import Server, running
 from rlhf.serve.folders import BadModel, Served, prepare
+from rlhf.serve.page import Page, comparing
 
 __all__ = [
+    "Answer",
     "BadModel",
+    "BadQuestion",
     "CannotServe",
+    "Comparison",
+    "Page",
+    "Pair",
+    "Question",
     "Served",
     "Server",
+    "Unanswered",
+    "comparing",
     "prepare",
     "running",
 ]

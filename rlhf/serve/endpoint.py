@@ -7,6 +7,7 @@ and the models' names for any OpenAI client. Lesson 11 uses it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shlex
@@ -108,8 +109,8 @@ def distinct(names: Sequence[str]) -> list[str]:
     made: list[str] = []
     for name in names:
         plain = "".join(c if c.isalnum() or c in "._-" else "_" for c in name).lstrip(".") or "model"
-        count = sum(other == plain or other.startswith(f"{plain}-") for other in made)
-        made.append(f"{plain}-{count + 1}" if count else plain)
+        ways = itertools.chain([plain], (f"{plain}-{number}" for number in itertools.count(2)))
+        made.append(next(way for way in ways if way not in made))
     return made
 
 

@@ -21,7 +21,6 @@ import yaml
 
 from rlhf import profiles
 from rlhf.errors import CourseError, MissingAssets
-from rlhf.pairs import ASSISTANT, HUMAN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,16 +28,6 @@ if TYPE_CHECKING:
 TEMPLATE, SAMPLING = "chat_template.jinja", "generation_config.json"
 FULL_SOFTMAX = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 OWN, DIALOGUE, CONTINUE = "own", "dialogue", "continue"  # where a chat template comes from
-TEMPLATES = {
-    CONTINUE: "{% for message in messages %}{{ message['content'] }}{% endfor %}",
-    DIALOGUE: (
-        "{% for message in messages %}"
-        "{% if message['role'] == 'user' %}{{ " + json.dumps(HUMAN) + " }}"
-        "{% elif message['role'] == 'assistant' %}{{ " + json.dumps(ASSISTANT + " ") + " }}{% endif %}"
-        "{{ message['content'] }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ " + json.dumps(ASSISTANT) + " }}{% endif %}"
-    ),
-}
 
 
 class BadModel(CourseError, ValueError):
@@ -79,7 +68,8 @@ def prepare(source: Path, place: Path, name: str) -> Served:
     form = OWN if tokenizer.chat_template else _form(source)
     if form != OWN:
         begin = json.dumps(automatic_start(tokenizer), ensure_ascii=False)
-        (folder / TEMPLATE).write_text("{{ " + begin + " }}" + TEMPLATES[form], encoding="utf-8")
+        template = Path(__file__).with_name(f"{form}.jinja").read_text(encoding="utf-8").rstrip("\n")
+        (folder / TEMPLATE).write_text("{{ " + begin + " }}" + template, encoding="utf-8")
     return Served(name, source, folder, form, config.get("positions"))
 
 
