@@ -7,6 +7,7 @@
 #   make ready LESSON=07   what that lesson needs of the earlier ones, so that a class joins anywhere
 #   make student  copies for a class in output/student/ and output/teacher/; ARGS=--run runs them too
 #   make pipeline SFT, reward model, PPO, rejection sampling without a notebook; ARGS=--again trains anew
+#   make serve    two models side by side on a page; ARGS="sft_1 rs_4" names others
 #   make frontier every method of lesson 09 at several strengths and seeds; ARGS=--help says more
 # Settings: PYTHON=python3.12 (which Python), VENV=.venv (where), RLHF_PROFILE=offline|imdb|full,
 #           JOBS=2 (how many tests run at once).
@@ -25,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export JUPYTER_PREFER_ENV_PATH = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build course lab pipeline slides student ready test test-browser lint doctor clean
+.PHONY: help setup build course lab pipeline serve slides student ready test test-browser lint doctor clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -59,6 +60,10 @@ ready: setup
 # Notebooks in one language: students' without solutions, teachers' with a plan of the time.
 student: setup
 	$(BIN)/python -m tools.editions $(ARGS)
+
+# Two models side by side, and an OpenAI-compatible server over both; on this machine only.
+serve: build
+	$(BIN)/python -m rlhf.serve --open $(ARGS)
 
 # Adds to benchmarks/results/frontier_<profile>.json what is missing there; goes on where it was stopped.
 frontier: build
