@@ -13,8 +13,20 @@ per method and strength, :func:`compare` says who is ahead at one KL (:mod:`~rlh
 :func:`draw` makes the picture (:mod:`~rlhf.frontier.picture`).
 """
 
-from rlhf.frontier.picture import draw
-from rlhf.frontier.reading import NAMES, Comparison, Frontier, compare, load, table
+from rlhf.frontier.picture import LOOKS, draw
+from rlhf.frontier.reading import NAMES, RESULTS, Comparison, Frontier, compare, load, table
 from rlhf.frontier.running import main, run
 
-__all__ = ["NAMES", "Comparison", "Frontier", "compare", "draw", "load", "main", "run", "table"]
+__all__ = [
+    "LOOKS",
+    "NAMES",
+    "RESULTS",
+    "Comparison",
+    "Frontier",
+    "compare",
+    "draw",
+    "load",
+    "main",
+    "run",
+    "table",
+]
