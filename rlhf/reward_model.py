@@ -108,13 +108,17 @@ def new_model(
     seed: int = 0,
     labels: int = 1,
     dtype: torch.dtype = torch.float32,
+    **packed: Any,
 ) -> PreTrainedModel:
-    """The policy's body with a new ``Linear(H, labels)`` on top; the same seed gives the same head."""
+    """The policy's body with a new ``Linear(H, labels)`` on top; the same seed gives the same head.
+    ``packed`` is what :func:`rlhf.quantize.loading` says about fewer bits."""
     from transformers import AutoModelForSequenceClassification
 
     with torch.random.fork_rng(), _errors_only():
         torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_pretrained(policy, num_labels=labels, dtype=dtype)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            policy, num_labels=labels, dtype=dtype, **packed
+        )
     model.config.pad_token_id = tokenizer.pad_token_id  # without it no last token is found
     return model
 

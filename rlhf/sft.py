@@ -127,18 +127,18 @@ def _pick(reviews: Dataset, which: str, n: int | None) -> list[str]:
 
 
 def load_policy(
-    folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32
+    folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32, **packed: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model, by default in float32, and its tokenizer. One without a padding token pads
     with EOS, as GPT-2's does: harmless as long as padding is recognised by its place, not by its number
-    (lesson 04)."""
+    (lesson 04). ``packed`` is what :func:`rlhf.quantize.loading` says about fewer bits."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **packed)
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model.to(device), tokenizer
+    return model if packed else model.to(device), tokenizer
 
 
 def make_config(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf import launched, profiles
+from rlhf import launched, profiles, quantize
 from rlhf.errors import BadRecipe
 from rlhf.files import whole_folder
 from rlhf.recipes import Field, known_fields
@@ -58,6 +58,7 @@ class Large:
 
     dtype: str = "float32"  # of weights that do not learn and of the arithmetic: float32 or bfloat16
     lora_rank: int = 0  # train a LoRA adapter of this rank; 0: train all weights
+    quantize: str = "none"  # the frozen weights beside an adapter in 8bit or 4bit: needs bitsandbytes
     merge: bool = True  # merge the adapter into the result; false: save it alone, for python -m rlhf.merge
 
 
@@ -210,6 +211,7 @@ def _check_counts(values: Mapping[str, Any]) -> None:
         _at_least(values, name, 0)
     for name in ("learning_rate", "epochs"):
         _at_least(values, name, 1e-12)
+    quantize.check(values)
     if values.get("dtype", "float32") not in ("float32", "bfloat16"):
         raise BadRecipe(
             f"字段 dtype 是 float32 或 bfloat16，而不是 {values['dtype']}。",
@@ -262,7 +264,7 @@ def train_sft(values: Mapping[str, Any], setup: Setup, work: Path, folder: Path)
         rows = sft.demonstrations(setup, values["which"], sizes["reviews"])
     else:
         rows = sft.answers(pairs_at(values["data"]))
-    model, tokenizer = sft.load_policy(setup.policy, setup.device, _dtype(values))
+    model, tokenizer = sft.load_policy(setup.policy, setup.device, _dtype(values), **_packed(values, setup))
     more = {"num_train_epochs": values["epochs"], **_trainer_settings(values, SFTConfig)}
     if values["packing"]:
         more |= {"packing": True, "packing_strategy": "wrapped"}
@@ -285,7 +287,9 @@ def train_reward(values: Mapping[str, Any], setup: Setup, work: Path, folder: Pa
     else:
         splits = pairs.load_splits(pairs_at(values["data"]), values["pairs"], values["held_out"])
     started, tokenizer = time.perf_counter(), reward_model.load_tokenizer(setup.policy)
-    model = reward_model.new_model(setup.policy, tokenizer, setup.seed, dtype=_dtype(values))
+    model = reward_model.new_model(
+        setup.policy, tokenizer, setup.seed, dtype=_dtype(values), **_packed(values, setup)
+    )
     trainer = reward_model.new_trainer(
         setup,
         splits,
@@ -321,6 +325,7 @@ def train_ppo(values: Mapping[str, Any], setup: Setup, work: Path, folder: Path)
         settings["accelerator_kwargs"] = {"cpu": setup.device == "cpu", "mixed_precision": "bf16"}
     questions = None if values["data"] == "reviews" else pairs_at(values["data"])
     loading = {"dtype": _dtype(values), "peft_config": _adapter(values["lora_rank"])}
+    loading |= _packed(values, setup)
     trainer = loop.build_trainer(setup, work / "runs", questions=questions, loading=loading, **settings)
     reward = load_reward(setup.reward_model, setup.device, _dtype(values))
     lengths, history = loop.response_lengths(setup), History()
@@ -442,6 +447,11 @@ def _dtype(values: Mapping[str, Any]) -> torch.dtype:
     import torch
 
     return getattr(torch, values["dtype"])
+
+
+def _packed(values: Mapping[str, Any], setup: Setup) -> dict[str, Any]:
+    """What loads the base in fewer bits, if the recipe says so: :mod:`rlhf.quantize`."""
+    return quantize.loading(values["quantize"], _dtype(values), setup.device)
 
 
 def _adapter(rank: int, task: str = "CAUSAL_LM") -> Any:

@@ -33,7 +33,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf import assets, errors, launched, profiles, recipes
+from rlhf import assets, errors, launched, profiles, quantize, recipes
 from rlhf.errors import BadRecipe, CannotWrite, MissingAssets
 from rlhf.files import folder_mark, whole_text
 from rlhf.stages import OWN, STAGES, Stage, pairs_at
@@ -132,6 +132,7 @@ def _check_launch(job: Job) -> None:
             f"{how} shares the weights out, so the adapter cannot be merged there. Set merge: false, and run "
             "python -m rlhf.merge after the training.",
         )
+    quantize.require(job.values.get("quantize", "none"), how)
 
 
 def carry_out(job: Job, anew: bool = False) -> Path:

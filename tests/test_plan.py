@@ -13,6 +13,7 @@ from ppo_tools import tiny_lm
 from rlhf import anatomy, memory, museum, plan
 from rlhf.errors import BadRecipe, MissingAssets
 from rlhf.memory import GIB, BadPlan
+from rlhf.ppo.optimizers import OPTIMIZERS, build_optimizer
 
 ASKS = {
     "all weights": plan.Ask("sft", 3, 16),
@@ -36,7 +37,7 @@ def llama():
 
 def a_step(model, ask: plan.Ask) -> torch.Tensor:
     ids = torch.ones(ask.sequences, ask.tokens, dtype=torch.long)
-    return plan._under_autocast(ask, plan.LOSSES[ask.stage], model, ids, ask)
+    return plan.under_autocast(ask, plan.LOSSES[ask.stage], model, ids, ask)
 
 
 # every case on Llama's shape, and every shape with weights and with adapters
@@ -64,6 +65,26 @@ def test_weights_gradients_and_adam_are_those_of_a_real_step(pair):
     head = model.config.hidden_size + 1 if ask.stage == "ppo" else 0
     assert planned.parameters == anatomy.count(model) + head
     assert planned.trained == sum(weight.numel() for weight in learning) + head
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_keeps_what_was_planned(name, rank):
+    """After a real step; single numbers, such as step counters, are left out."""
+    config, ask = tiny_config("llama"), replace(ASKS["PPO"], optimizer=name, lora_rank=rank)
+    model = plan.build(config, ask, LAYERS, "cpu")
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = build_optimizer(name, learning, 1e-3)
+    a_step(model, ask).backward()
+    optimizer.step()
+    state = [value for entry in optimizer.state.values() for value in entry.values()]
+    kept = [value for value in state if isinstance(value, torch.Tensor) and value.dim()]
+    rows = plan.needs(config, ask).rows
+    assert rows["optimizer"] == memory.tensor_bytes(kept) > 0
+    width = config.hidden_size
+    assert rows["value_head"] == 8 * (width + 1) + (
+        4 * (width + 2) if name == "adafactor" else 8 * (width + 1)
+    )
 
 
 def test_activations_are_those_that_autograd_keeps(pair):

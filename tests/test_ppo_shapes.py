@@ -260,6 +260,24 @@ def test_adafactor_trains_and_goes_on_where_it_was(name, tmp_path):
     assert_same_run(trainer, other, within=0.0, steps=1)
 
 
+MEANT = {
+    "adam": lambda p: torch.optim.Adam(p, lr=1e-3),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=1e-3),
+    "adafactor": OPTIMISERS["transformers"],
+}
+
+
+@pytest.mark.parametrize("name", MEANT)
+def test_the_configuration_names_the_optimiser(name):
+    settings = {"batch_size": 8, "mini_batch_size": 4, "log_with": "none"}
+    model = policy("llama")
+    given = PPOTrainer(PPOConfig(**settings), model, optimizer=MEANT[name](list(model.parameters())))
+    named = {} if name == "adam" else {"optimizer": name}  # adam is what everybody has
+    assert_same_run(given, tiny_trainer(policy("llama"), **settings, **named, learning_rate=1e-3), within=0.0)
+    with pytest.raises(BadConfig, match="one of adam, adamw, adafactor, not 'sgd'"):
+        PPOConfig(optimizer="sgd")
+
+
 @pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
 def test_models_in_shards_are_refused_by_name(kind, monkeypatch):
     sharding = SimpleNamespace(distributed_type=kind)

@@ -5,9 +5,10 @@ and 07 teach it. A tutorial written for TRL 0.4 to 0.11 runs with ``from trl imp
 rlhf.ppo import ...``. The list of every deliberate departure from TRL 0.11.4 opens :mod:`rlhf.ppo.trainer`.
 
 ``config`` knobs · ``losses`` the mathematics, pure functions · ``value_head`` policy and critic ·
-``rollouts`` what a step knows · ``processes`` one batch, several processes · ``trainer`` the step, read top
-to bottom · ``stats`` what it reports · ``trackers`` where that goes · ``kl`` beta · ``scores`` running
-moments · ``lengths`` sampled lengths · ``prompts`` batches with a place · ``state`` stop and go on:
+``rollouts`` what a step knows · ``processes`` one batch, several processes · ``optimizers`` by name ·
+``trainer`` the step, read top to bottom · ``stats`` what it reports · ``trackers`` where that goes ·
+``kl`` beta · ``scores`` running moments · ``lengths`` sampled lengths · ``prompts`` batches with a place ·
+``state`` stop and go on:
 ``identity`` which run · ``randomness`` random states · ``packing`` without pickle.
 """
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import CourseError
 from .losses import KL_PENALTIES
+from .optimizers import OPTIMIZERS
 
 
 class BadConfig(CourseError, ValueError):
@@ -37,7 +38,8 @@ class PPOConfig:
     steps: int = 20000  # a label: rollouts one means to sample altogether; no loop depends on it
 
     # the optimiser
-    learning_rate: float = 1.41e-5  # of Adam, constant unless a scheduler is given
+    optimizer: str = "adam"  # adam, adamw (which also shrinks weights) or adafactor (needs less memory)
+    learning_rate: float = 1.41e-5  # of the optimiser, constant unless a scheduler is given
     max_grad_norm: float | None = None  # clip the global gradient norm before every update; None: do not clip
     gradient_checkpointing: bool = False  # trade time for memory: recompute activations in the backward pass
 
@@ -108,6 +110,12 @@ class PPOConfig:
             _bad(
                 f"kl_penalty 只能是 {KL_PENALTIES} 之一，而不是 {self.kl_penalty!r}",
                 f"kl_penalty must be one of {KL_PENALTIES}, not {self.kl_penalty!r}",
+            )
+        if self.optimizer not in OPTIMIZERS:
+            known = ", ".join(OPTIMIZERS)
+            _bad(
+                f"optimizer 只能是 {known} 之一，而不是 {self.optimizer!r}",
+                f"optimizer must be one of {known}, not {self.optimizer!r}",
             )
         if self.use_score_norm and not self.use_score_scaling:
             _bad("use_score_norm 需要 use_score_scaling=True", "use_score_norm needs use_score_scaling=True")

@@ -69,6 +69,7 @@ from . import identity, losses, processes, state, trackers
 from . import stats as reporting
 from .config import BadConfig, PPOConfig
 from .kl import AdaptiveKLController, FixedKLController
+from .optimizers import build_optimizer
 from .prompts import PromptLoader
 from .rollouts import Experience, RolloutBatch, check_rollouts
 from .scores import RunningMoments
@@ -100,8 +101,8 @@ class PPOTrainer:
     ):
         """``ref_model=None`` freezes a copy of the policy (or, with a PEFT adapter, uses it without the
         adapter); ``ref_model`` may also be a plain causal LM. ``dataset`` has a column ``input_ids`` of
-        token ids; ``data_collator`` makes lists of columns unless given. ``lr_scheduler`` is stepped once
-        per PPO step.
+        token ids; ``data_collator`` makes lists of columns unless given. ``optimizer`` takes the place of
+        the one that ``config`` names. ``lr_scheduler`` is stepped once per PPO step.
         """
         self.config = config or PPOConfig()
         _check_models(model, ref_model)
@@ -114,7 +115,9 @@ class PPOTrainer:
             ref_model = create_reference_model(model)
         self.checkpointed = _checkpoint_activations(model) if self.config.gradient_checkpointing else []
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        optimizer = optimizer or torch.optim.Adam(self.parameters, lr=self.config.learning_rate)
+        optimizer = optimizer or build_optimizer(
+            self.config.optimizer, self.parameters, self.config.learning_rate
+        )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.ref_model = ref_model
         if ref_model is not None:
