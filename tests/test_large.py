@@ -6,13 +6,15 @@ import json
 import subprocess
 import sys
 
+import openai
 import pytest
+import torch
 import yaml
 from ppo_tools import TEXT, tiny_lm, tiny_reviews, tiny_tokenizer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlhf import merge, pairs, profiles, recipes, rewards, stages, train
+from rlhf import merge, pairs, profiles, recipes, rewards, serve, stages, train
 from rlhf.errors import BadData, BadRecipe, MissingAssets
 
 RECIPES = profiles.CHECKOUT / "recipes"
@@ -146,6 +148,27 @@ def test_queries_are_whole_questions_with_the_tokens_of_sft(chain, home):
     few = train.dataclasses.replace(setup, prompts={"min_tokens": 1, "max_tokens": 2})
     with pytest.raises(BadData, match="no question of 1 to 1 tokens"):
         loop.question_prompts(few, tokenizer, home / "dataset" / "orca_dpo_pairs")
+
+
+def test_the_result_is_served_and_compared_with_what_it_was_before(chain):
+    """The end of the chain: both models behind an OpenAI address, asked and scored as in training."""
+    question = orca_rows(1)[0]["question"]
+    with serve.comparing("sft_7b", "ppo_7b", "rm_7b", device="cpu") as page:
+        done = page.pair.ask(serve.Question(question, max_tokens=6, seed=1))
+        server = page.pair.server
+        web = openai.DefaultHttpxClient(trust_env=False)
+        client = openai.OpenAI(base_url=server.base_url, api_key="none", http_client=web)
+        turn = [{"role": "user", "content": question}]
+        asked = {"messages": turn, "max_tokens": 6, "seed": 1, "temperature": 1.0}
+        chat = [client.chat.completions.create(model=name, **asked) for name in ("sft_7b", "ppo_7b")]
+    assert server.process.poll() is not None
+    assert done.text == pairs.to_text(question, "")[:-1]
+    assert [one.choices[0].message.content for one in chat] == [done.before.text, done.after.text]
+    score = stages.load_reward(chain / "rm_7b", "cpu")
+    torch.testing.assert_close(
+        score([done.text + done.before.text, done.text + done.after.text]),
+        torch.tensor([done.before.score, done.after.score]),
+    )
 
 
 def test_held_out_pairs_are_never_among_those_to_learn_from(home):
