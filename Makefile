@@ -4,6 +4,8 @@
 #   make test     lint, tests, notebooks    make build   corpus and tiny models only
 #   make doctor   what is missing here      make clean   remove runs and caches
 #   make slides   the talks, HTML and PDF in output/slides/ (needs node, chromium, a Chinese font)
+#   make site     all lessons as a web site in output/site/, both languages, to be read without a network
+#   make test-browser  every lesson in JupyterLab in a real Chromium; LESSONS="00 06": only these
 #   make ready LESSON=07   what that lesson needs of the earlier ones, so that a class joins anywhere
 #   make student  copies for a class in output/student/ and output/teacher/; ARGS=--run runs them too
 #   make pipeline SFT, reward model, PPO, rejection sampling without a notebook; ARGS=--again trains anew
@@ -26,7 +28,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export JUPYTER_PREFER_ENV_PATH = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build course lab pipeline serve slides student ready test test-browser lint doctor clean
+.PHONY: help setup build course lab pipeline serve site slides student ready test test-browser lint doctor clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -48,6 +50,11 @@ lab: build
 # The four stages in a row, from the recipes in recipes/, and one table; ARGS=--help says more.
 pipeline: build
 	$(BIN)/python -m rlhf.pipeline --profile "$(RLHF_PROFILE)" $(ARGS)
+
+# Sphinx and its theme go into the same environment; it shows committed outputs and runs nothing.
+site: setup
+	$(BIN)/pip install -q -r requirements-site.txt
+	$(BIN)/python -m tools.site
 
 # The talks that go with the lessons. System packages: apt install nodejs npm chromium fonts-noto-cjk
 slides: setup
@@ -83,9 +90,11 @@ test: lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --nbmake --nbmake-timeout=600 notebooks
 
 # Opens the lessons in a real browser, runs them there and looks. Needs a Chromium (apt install chromium).
+# LESSONS="00 06": only these.
+test-browser: export RLHF_PROFILE = offline
 test-browser: build
 	$(BIN)/pip install -q -r requirements-browser.txt
-	RLHF_BROWSER=1 $(BIN)/python -m pytest tests/browser
+	RLHF_BROWSER=1 RLHF_BROWSER_LESSONS="$(LESSONS)" $(BIN)/python -m pytest tests/browser
 
 # Works before anything is installed, with whatever Python there is.
 doctor:

@@ -387,7 +387,8 @@ def _plain(value):
 
 
 def sliders(draw: Callable[..., Html | Picture], **knobs: tuple[float, float, float, float]):
-    """One slider per number that ``draw`` takes; moving one draws again, below.
+    """One slider per number that ``draw`` takes; moving one draws again, below. Tab leads from slider to
+    slider, the arrow keys move the one that has the focus.
 
     A widget lives in a running notebook only. A page that is to show something without one needs a picture
     of its own beside it.
@@ -401,7 +402,13 @@ def sliders(draw: Callable[..., Html | Picture], **knobs: tuple[float, float, fl
 
     controls = {
         name: ipywidgets.FloatSlider(
-            value=start, min=low, max=high, step=step, description=name, continuous_update=False
+            value=start,
+            min=low,
+            max=high,
+            step=step,
+            description=name,
+            tooltip=f"{name}, {low} to {high}",
+            continuous_update=False,
         )
         for name, (low, high, step, start) in knobs.items()
     }
@@ -422,7 +429,11 @@ def sliders(draw: Callable[..., Html | Picture], **knobs: tuple[float, float, fl
 
 def _as_html(picture: Html | Picture) -> str:
     if isinstance(picture, Picture):
-        return f'<img src="data:image/png;base64,{base64.b64encode(picture._repr_png_()).decode()}">'
+        said = "; ".join(
+            text for text in [picture.get_suptitle(), *(a.get_title() for a in picture.axes)] if text
+        )
+        source = base64.b64encode(picture._repr_png_()).decode()
+        return f'<img alt="{html.escape(said or "picture")}" src="data:image/png;base64,{source}">'
     return picture.data
 
 

@@ -344,6 +344,30 @@ def test_saving_a_notebook_in_jupyterlab_changes_nothing_in_the_lesson(course):
     assert not pair(course, NAME) and checking.problems(course, NAME, source_only=True) == []
 
 
+@pytest.mark.parametrize("setting", ["as it is", "without"])
+def test_jupyterlab_opens_a_notebook_that_is_newer_than_its_lesson(course, setting):
+    """After every run it is; and in a fresh checkout, whichever file git wrote last."""
+    from jupyter_server.services.contents.largefilemanager import LargeFileManager
+    from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
+
+    pyproject = (REPO / "pyproject.toml").read_text(encoding="utf-8")
+    line = "outdated_text_notebook_margin = inf"
+    assert line in pyproject
+    (course.root / "pyproject.toml").write_text(
+        pyproject.replace(line, "") if setting == "without" else pyproject
+    )
+    text = FULL.replace("import os\n", "import os\n\n\n")  # as ruff lays it out, not jupytext
+    course.source(NAME).write_text(text, encoding="utf-8")
+    pair(course, NAME)
+    os.utime(course.source(NAME), (1, 1))
+    manager = build_sync_jupytext_contents_manager_class(LargeFileManager)(root_dir=str(course.root))
+    if setting == "without":
+        with pytest.raises(Exception, match="is more recent than"):
+            manager.get(f"notebooks/{NAME}.ipynb")
+    else:
+        assert manager.get(f"notebooks/{NAME}.ipynb")["content"]["cells"]
+
+
 def test_the_readmes_say_what_the_result_files_say():
     for language, path in results.READMES.items():
         text = path.read_text(encoding="utf-8")

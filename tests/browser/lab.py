@@ -21,17 +21,27 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PARTS = ("notebooks", "lessons", "figs", "pyproject.toml", "README.md", "README.zh.md", "GLOSSARY.md")
-OPEN = """async () => {
-    const app = window.jupyterapp;
-    await app.restored;
-    for (let i = 0; i < 600; i++) {
-        const panel = app.shell.currentWidget;
-        if (panel && panel.content && panel.content.model && panel.sessionContext) {
-            await panel.context.ready; await panel.sessionContext.ready; return panel.title.label;
+OPEN = """async (seconds) => {
+    const app = window.jupyterapp, until = Date.now() + 1000 * seconds;
+    const pause = () => new Promise(done => setTimeout(done, 100));
+    const waited = async (promise) => {
+        let done = false;
+        promise.then(() => { done = true; });
+        while (!done) {
+            const dialog = document.querySelector('.jp-Dialog');
+            if (dialog) throw new Error("JupyterLab says: " + dialog.innerText.slice(0, 500));
+            if (Date.now() > until) throw new Error("no notebook opened");
+            await pause();
         }
-        await new Promise(done => setTimeout(done, 100));
+    };
+    await waited(app.restored);
+    let panel = app.shell.currentWidget;
+    for (; !(panel && panel.content && panel.content.model && panel.sessionContext); await pause()) {
+        await waited(Promise.resolve());
+        panel = app.shell.currentWidget;
     }
-    throw new Error("no notebook opened");
+    await waited(panel.context.ready); await waited(panel.sessionContext.ready);
+    return panel.title.label;
 }"""
 RUN = "async () => await window.jupyterapp.commands.execute('notebook:run-all-cells')"
 CELLS = """() => Array.from(window.jupyterapp.shell.currentWidget.content.widgets).map(cell => ({
@@ -44,6 +54,33 @@ SHOW = """async (index) => {
     book.activeCellIndex = index; await book.scrollToItem(index, 'start');
     await new Promise(done => setTimeout(done, 800));
 }"""
+CELL = "const cell = window.jupyterapp.shell.currentWidget.content.widgets[index].node;"
+BROKEN = f"""async (index) => {{ {CELL}
+    const images = Array.from(cell.querySelectorAll('img'));
+    for (let i = 0; i < 100 && !images.every(image => image.complete); i++)
+        await new Promise(done => setTimeout(done, 100));
+    return images.filter(image => !image.naturalWidth).map(image => image.src.slice(0, 120));
+}}"""
+# what the keyboard has, if it is a control of a widget in this cell
+FOCUS = f"""(index) => {{ {CELL}
+    const here = document.activeElement, box = here.closest('.jupyter-widgets');
+    if (!box || !cell.contains(here)) return null;
+    const own = here.getAttribute('aria-label') || (here.labels && here.labels[0] || {{}}).textContent;
+    const label = (box.querySelector('.widget-label') || {{}}).textContent;
+    const all = cell.querySelectorAll('.jupyter-widgets [tabindex], .jupyter-widgets [contenteditable]');
+    return {{role: here.getAttribute('role') || here.tagName.toLowerCase(),
+             place: Array.from(all).indexOf(here), name: (own || label || here.textContent).trim(),
+             value: here.getAttribute('aria-valuenow')}};
+}}"""
+CONTROLS = f"""(index) => {{ {CELL}
+    const kinds = ['[role=slider]', 'button', 'select', 'input', 'textarea'];
+    return cell.querySelectorAll(kinds.map(kind => '.jupyter-widgets ' + kind).join(', ')).length;
+}}"""
+SHOWN = f"""(index) => {{ {CELL}
+    const parts = cell.querySelectorAll('.widget-html, .jupyter-widgets img');
+    return Array.from(parts).map(part => part.innerHTML).join(' ');
+}}"""
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 @dataclass
@@ -54,11 +91,14 @@ class Lab:
     port: int
     token: str
 
-    def lesson(self, page, name: str) -> str:
-        """Open ``notebooks/<name>.ipynb`` and wait for its kernel; returns the tab's title."""
-        page.goto(f"http://127.0.0.1:{self.port}/lab/tree/notebooks/{name}.ipynb?token={self.token}&reset")
+    def lesson(self, page, name: str, folder: str = "notebooks") -> str:
+        """Open ``<folder>/<name>.ipynb`` and wait for its kernel; returns the tab's title.
+
+        A dialog in between is an error: the Lab had something to complain of.
+        """
+        page.goto(f"http://127.0.0.1:{self.port}/lab/tree/{folder}/{name}.ipynb?token={self.token}&reset")
         page.wait_for_function("window.jupyterapp !== undefined", timeout=120_000)
-        return page.evaluate(OPEN)
+        return page.evaluate(OPEN, 300)
 
 
 @contextlib.contextmanager
@@ -111,6 +151,51 @@ def run_all(page, seconds: int) -> list[dict]:
 def show(page, index: int) -> None:
     """Scroll to a cell; the Lab draws only cells that are in sight."""
     page.evaluate(SHOW, index)
+
+
+def broken_images(page, index: int) -> list[str]:
+    """Addresses of the images of a cell in sight that did not load."""
+    return page.evaluate(BROKEN, index)
+
+
+@dataclass
+class Control:
+    """What the keyboard has: a control of a widget. ``place`` tells it from the others of its cell."""
+
+    role: str
+    place: int
+    name: str
+    value: str | None
+
+
+def controls(page, index: int) -> int:
+    """How many sliders, buttons, lists and fields the widgets of a cell have."""
+    return page.evaluate(CONTROLS, index)
+
+
+def tab_through(page, index: int, presses: int = 60) -> Iterator[Control]:
+    """Press Tab, from the cell on, and yield every control of its widgets that is reached, once."""
+    page.keyboard.press("Escape")  # leave the editor, where Tab is a letter
+    reached = set()
+    for _ in range(presses):
+        page.keyboard.press("Tab")
+        found = page.evaluate(FOCUS, index)
+        if found is not None and found["place"] not in reached:
+            reached.add(found["place"])
+            yield Control(**found)
+        elif found is not None:
+            return  # round again
+
+
+def shown(page, index: int) -> str:
+    """What the widgets of a cell show, as HTML."""
+    return page.evaluate(SHOWN, index)
+
+
+def focused(page, index: int) -> Control | None:
+    """The control that the keyboard has now, if it is one of this cell's."""
+    found = page.evaluate(FOCUS, index)
+    return found and Control(**found)
 
 
 def _free_port() -> int:
