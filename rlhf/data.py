@@ -88,7 +88,8 @@ def build_prompts(
         )
     lengths = [int(length_sampler()) for _ in texts]
     # 16 characters per token are plenty; tokenising whole reviews would take seconds for nothing.
-    openings = [text[: 16 * max(lengths) + 16] for text in texts]
+    enough = 16 * max(lengths) + 16
+    openings = [text[:enough] for text in texts]
     encoded = tokenizer(openings, add_special_tokens=False)["input_ids"]
     ids = [tokens[:length] for tokens, length in zip(encoded, lengths, strict=True)]
     rows = {"review": texts, "input_ids": ids, "query": tokenizer.batch_decode(ids)}
