@@ -32,7 +32,7 @@ def problems(course: Course, name: str, *, source_only: bool = False) -> list[st
         source_only: look at ``lessons/NAME.py`` alone, not at the notebook and its outputs.
     """
     notebook = build(course.source(name))
-    found = [*_twins(notebook), *_links(notebook, course.notebooks), *_title(notebook, name)]
+    found = [*untwinned(notebook), *_links(notebook, course.notebooks), *_title(notebook, name)]
     found += [*_code(notebook), *_order(notebook), *_exercises(notebook, name)]
     if source_only:
         return found
@@ -78,7 +78,8 @@ def _of(notebook: NotebookNode, kind: str) -> Iterator[tuple[int, NotebookNode]]
     return ((index, cell) for index, cell in enumerate(notebook.cells) if cell.cell_type == kind)
 
 
-def _twins(notebook: NotebookNode) -> Iterator[str]:
+def untwinned(notebook: NotebookNode) -> Iterator[str]:
+    """Markdown cells without their twin, and twins that differ."""
     waiting = None  # the zh cell whose twin comes next
     for index, cell in [*enumerate(notebook.cells), (len(notebook.cells), None)]:
         language = {"zh", "en"} & set(tags(cell)) if cell is not None else set()

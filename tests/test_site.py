@@ -1,0 +1,327 @@
+"""The site: its pages are made of the course's files, and every kind of planted fault is counted."""
+
+import base64
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from rlhf import errors, profiles
+from tools import alts, site, site_check, site_links, site_pages
+from tools.notebooks import LANGUAGES, Course, build, one_language, read, write
+
+ROOT = Path(__file__).resolve().parents[1]
+PIXEL = base64.b64encode(b"\x89PNG not looked at").decode()
+PAGE = """<!doctype html><html lang="{lang}"><head><link rel="stylesheet" href="../_static/a.css">
+<script src="../_static/a.js"></script></head><body><a href="../{twin}/a.html" lang="{other}">{label}</a>
+<article><h1 id="s-1">{title}</h1><p>{text} <a href="https://arxiv.org/abs/1707.06347">PPO</a>
+<a href="#s-1">{text}</a> <a href="b.html#top">{text}</a> <math><mi>x</mi></math> <code>**kwargs $$</code></p>
+<pre>中文 **raw**</pre><img src="../_images/a.png" alt="{alt}"></article></body></html>"""
+FACTS = {
+    "zh": {"lang": "zh-CN", "twin": "en", "other": "en", "label": "English", "title": "标题", "alt": "图"},
+    "en": {
+        "lang": "en",
+        "twin": "zh",
+        "other": "zh-CN",
+        "label": "中文",
+        "title": "Title",
+        "alt": "A figure",
+    },
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small site without faults."""
+    for part in ("_static", "_images", "zh/lessons", "en/lessons"):
+        (tmp_path / part).mkdir(parents=True)
+    (tmp_path / "_static" / "a.css").write_text("a {background: url(a.js), url('data:image/png;base64,x')}")
+    (tmp_path / "_static" / "a.js").write_text("")
+    (tmp_path / "_images" / "a.png").write_text("")
+    for language, facts in FACTS.items():
+        text = PAGE.replace("{text}", "文字" if language == "zh" else "words").format(**facts)
+        for page in ("a", "lessons/a"):
+            up = "../" if "/" in page else ""
+            moved = text.replace('"../', f'"{up}../').replace(
+                f"/{facts['twin']}/a", f"/{facts['twin']}/{page}"
+            )
+            (tmp_path / language / f"{page}.html").write_text(moved, encoding="utf-8")
+        for page in ("b", "lessons/b"):
+            (tmp_path / language / f"{page}.html").write_text(
+                f'<html lang="{language}"><p id="top"></p></html>'
+            )
+    return tmp_path
+
+
+def counts(folder: Path) -> dict[str, int]:
+    return {kind: len(found) for kind, found in site_check.faults(folder).items()}
+
+
+def test_a_good_site_has_no_faults(folder):
+    assert site_check.faults(folder) == {kind: [] for kind in site_check.KINDS}
+    assert site_check.external_links(folder) == {"https://arxiv.org/abs/1707.06347"}
+
+
+FAULTS = {
+    "a page that is not there": ("broken links", "b.html#top", "c.html"),
+    "an anchor that is not there": ("broken links", "b.html#top", "b.html#bottom"),
+    "an anchor of the same page": ("broken links", '"#s-1"', '"#s-2"'),
+    "a script that is not there": ("broken links", "_static/a.js", "_static/b.js"),
+    "an image that is not there": ("missing images", "a.png", "b.png"),
+    "no alt text": ("missing alt texts", 'alt="A figure"', ""),
+    "an empty alt text": ("missing alt texts", 'alt="A figure"', 'alt=" "'),
+    "an alt text in Chinese": ("missing alt texts", 'alt="A figure"', 'alt="图"'),
+    "Chinese in an English page": ("untranslated cells", "<p>words", "<p>words 没有翻译"),
+    "a script from elsewhere": (
+        "external requests",
+        '"../../_static/a.js"',
+        '"https://cdn.example.org/a.js"',
+    ),
+    "a style from elsewhere": ("external requests", '"../../_static/a.css"', '"//cdn.example.org/a.css"'),
+    "a picture from elsewhere": ("external requests", '"../../_images/a.png"', '"http://example.org/a.png"'),
+    "a style attribute": (
+        "external requests",
+        "<p>",
+        "<p style=\"background:url('https://example.org/a')\">",
+    ),
+    "an import in a style": ("external requests", "<p>", "<style>@import 'https://example.org/a'</style><p>"),
+    "an address with a space": ("malformed addresses", "https://arxiv.org/abs/", "https://arxiv.org/abs /"),
+    "an address that runs on": ("malformed addresses", "1707.06347", "1707.06347，然后"),
+    "an address without a host": ("malformed addresses", "https://arxiv.org/", "https:///"),
+    "bold that was not rendered": ("unrendered text", "<p>words", "<p>**words**"),
+    "a formula that was not rendered": ("unrendered text", "<mi>x</mi>", "<mi>\\foo</mi>"),
+    "dollars that were not rendered": ("unrendered text", "<p>words", "<p>$$x$$ words"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_counted(folder, fault):
+    kind, old, new = FAULTS[fault]
+    page = folder / "en" / "lessons" / "a.html"
+    text = page.read_text(encoding="utf-8")
+    assert old in text
+    page.write_text(text.replace(old, new, 1), encoding="utf-8")
+    assert counts(folder) == {each: int(each == kind) for each in site_check.KINDS}
+
+
+def test_a_page_without_its_twin_is_counted(folder):
+    (folder / "zh" / "b.html").unlink()
+    (folder / "zh" / "a.html").unlink()
+    found = site_check.faults(folder)
+    assert found["untranslated cells"] == ["en/a.html: no twin", "en/b.html: no twin"]
+
+
+def test_twins_with_another_number_of_formulas_are_counted(folder):
+    page = folder / "zh" / "lessons" / "a.html"
+    page.write_text(page.read_text("utf-8").replace("<math>", "<math></math><math>", 1), encoding="utf-8")
+    found = site_check.faults(folder)["untranslated cells"]
+    assert found == ["lessons/a.html: the twins differ: zh, en have 2 and 1 <math>"]
+
+
+def test_a_request_of_a_style_sheet_is_counted(folder):
+    (folder / "_static" / "a.css").write_text("@font-face {src: url(https://fonts.example.org/a.woff)}")
+    assert site_check.faults(folder)["external requests"] == [
+        "_static/a.css: https://fonts.example.org/a.woff"
+    ]
+
+
+LESSON = """\
+# %% [markdown] tags=["zh"]
+# # 42 小课
+#
+# 分数 $\\log \\pi$ 和 $\\tfrac23$：**重点**。见[术语](../GLOSSARY.md)、[`a.py`](../rlhf/a.py)。
+#
+# $$S = \\frac{QK^\\top}{\\sqrt{d}}$$
+#
+# ![图](../figs/a.svg)
+
+# %% [markdown] tags=["en"]
+# # 42 A small lesson
+#
+# The score $\\log \\pi$ and $\\tfrac23$: **bold**. See [the terms](../GLOSSARY.md), [`a.py`](../rlhf/a.py).
+#
+# $$S = \\frac{QK^\\top}{\\sqrt{d}}$$
+#
+# ![A figure](../figs/a.svg)
+
+# %%
+draw(curve)
+
+# %% [markdown] tags=["zh"]
+# ## 1 奖励模型
+
+# %% [markdown] tags=["en"]
+# ## 1 The reward model
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+answer = 1
+"""
+FILES = {
+    "README.md": "# RLHF\n\n[中文](README.zh.md) · English\n\nIntro.\n\n## Commands\n\n[more](rlhf/)\n\n"
+    "## Lessons\n\n"
+    "| lesson |\n|---|\n| [42 small](notebooks/42_small.ipynb) |\n\n## Results\n\n<!-- results: x -->\n1\n",
+    "README.zh.md": "# RLHF\n\n中文 · [English](README.md)\n\n开头的\n字。\n\n## 命令\n\n[更多](rlhf/)\n\n"
+    "## 课程\n\n"
+    "| 课 |\n|---|\n| [42 小课](notebooks/42_small.ipynb) |\n\n## 结果\n\n<!-- results: x -->\n1\n",
+    "GLOSSARY.md": "# 术语表 · Glossary\n\n## 阶段 · Stages\n\n"
+    "| 中文 | English | 意思 | meaning |\n|---|---|---|---|\n"
+    "| 奖励模型 | reward model | 打分的模型。 | A model that scores. |\n",
+    "benchmarks/RESULTS.md": "# Results\n\n[Downloads](RESULTS-download.md)\n",
+    "benchmarks/RESULTS-download.md": "# Downloads\n\n```\n# not a heading\n```\n",
+    "lessons/42_small.py": LESSON,
+    "rlhf/a.py": "'''`` ```'''\nx = 1\n",
+    "figs/a.svg": '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="4"/>',
+    "figs/42_plots.yaml": "- code: draw(curve)\n  zh: 一条曲线\n  en: A curve\n",
+}
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Course:
+    """One lesson with a plot, and all that the site is made of."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    notebook = build(tmp_path / "lessons" / "42_small.py")
+    code = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    code.outputs = [nbformat.v4.new_output("display_data", {"image/png": PIXEL})]
+    write(notebook, tmp_path / "notebooks" / "42_small.ipynb")
+    return Course(tmp_path)
+
+
+def pages(course: Course, language: str) -> Path:
+    made = site_pages.Pages(course, language, course.root / "src" / language, course.root / "downloads")
+    made.write()
+    assert made.problems == []
+    return made.folder
+
+
+def test_the_pages_of_one_language(course):
+    zh, en = (pages(course, language) for language in LANGUAGES)
+    assert {path.relative_to(zh) for path in zh.rglob("*.*")} == {
+        path.relative_to(en) for path in en.rglob("*.*")
+    }
+    assert "开头的字。" in (zh / "index.md").read_text("utf-8"), "a line break within Chinese is no space"
+    for folder in (zh, en):
+        assert "(/lessons/42_small.ipynb)" in (folder / "index.md").read_text("utf-8")
+        assert "README" not in (folder / "index.md").read_text("utf-8")
+        lesson = read(folder / "lessons" / "42_small.ipynb")
+        assert lesson.cells[0].source.startswith("(42_small-s-1)=\n# 42")
+        assert lesson.cells[2].source.startswith("(42_small-s-2)=\n## 1")
+        assert (
+            "(/glossary.md)" in lesson.cells[0].source and "(/files/rlhf/a.py.md)" in lesson.cells[0].source
+        )
+        assert lesson.cells[3].metadata["tags"] == ["hide-cell"]
+        assert "````python" in (folder / "files" / "rlhf" / "a.py.md").read_text("utf-8")
+        assert "# not a heading" in (folder / "results.md").read_text("utf-8")
+    shown = [read(folder / "lessons" / "42_small.ipynb").cells[1] for folder in (zh, en)]
+    assert [cell.metadata["mystnb"]["image"]["alt"] for cell in shown] == ["一条曲线", "A curve"]
+    glossary = (en / "glossary.md").read_text("utf-8")
+    assert 'reward model\n  <span class="other" lang="zh">奖励模型</span> A model that scores.' in glossary
+    assert "打分的模型" not in glossary
+
+
+def test_a_link_that_leads_nowhere_is_named(course):
+    with pytest.raises(errors.BadData, match=r"gone\.md"):
+        site_links.Links(course.root, "en").rewrite("see [this](../gone.md)", "notebooks")
+
+
+def test_a_readme_without_its_table_is_named(course):
+    path = course.root / "README.md"
+    path.write_text(path.read_text("utf-8").replace("notebooks/", "nowhere/"), encoding="utf-8")
+    with pytest.raises(errors.BadData, match="no section with"):
+        site_pages.Readme(path)
+
+
+def test_links_in_code_stay():
+    text = "`[a](b)` and\n```\n[c](d)\n# no heading\n```\n# heading"
+    assert site_links.Links(ROOT, "en").rewrite(text) == text
+    assert site_links.numbered(text, "n")[0] == text.replace("# heading", "(n-s-1)=\n# heading")
+
+
+def test_a_cell_without_its_twin_is_counted(course):
+    assert site_check.cells_without_twin(course) == []
+    path = course.source("42_small")
+    path.write_text(path.read_text("utf-8").replace('tags=["en"]\n# ## 1', "\n# ## 1"), "utf-8")
+    assert len(site_check.cells_without_twin(course)) == 2, "one has no twin, the other no tag"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda entries: entries[0].update(code="nobody draws this"), "0 cells that draw"),
+        (lambda entries: entries.clear(), "no alt text for the plot of 'draw(curve)'"),
+    ],
+)
+def test_a_plot_without_its_alt_text_is_counted(course, change, message):
+    entries = alts.load(course.root, "42_small")
+    change(entries)
+    found = alts.describe(one_language(read(course.notebook("42_small")), "en"), entries, "en")
+    assert any(message in problem for problem in found)
+
+
+def test_an_alt_text_in_one_language_only_is_refused(course):
+    (course.root / "figs" / "42_plots.yaml").write_text("- code: draw(curve)\n  zh: 一条曲线\n", "utf-8")
+    with pytest.raises(errors.BadData, match=r"42_plots\.yaml, entry 1"):
+        alts.load(course.root, "42_small")
+
+
+def test_the_alt_texts_of_the_course_are_in_their_language():
+    course = Course(profiles.CHECKOUT)
+    for name in course.names():
+        for entry in alts.load(course.root, name):
+            assert site_check.CJK.search(entry["zh"]) and not site_check.CJK.search(entry["en"]), entry
+
+
+def test_missing_packages_are_named(course, monkeypatch):
+    monkeypatch.setattr(site.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(errors.MissingAssets, match=r"pip install -r requirements-site\.txt"):
+        site.build(course, course.root / "out", course.root / "src")
+
+
+def extension(name: str):
+    """A module of ``site/``, which is a folder of settings, not a package."""
+    pytest.importorskip("sphinx", reason="only where `make site` has installed requirements-site.txt")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "site" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_chinese_is_searched_by_pairs():
+    words = extension("chinese").ByPairs({})
+    assert words.split("看奖励 PPO的σ") == ["PPO", "σ", "看", "奖", "励", "看奖", "奖励", "的"]
+    assert all(map(words.word_filter, ("奖", "奖励", "ppo")))
+    assert not words.word_filter("42")
+
+
+def test_formulas_become_mathml_or_are_named():
+    mathml = extension("mathml")
+    assert re.sub(r"\s", "", mathml.convert(r"\tfrac23")).count("<mn>") == 2
+    assert "mspace" in mathml.convert(r"\log \pi") and "mspace" not in mathml.convert(r"\log \bigl(x\bigr)")
+    with pytest.raises(ValueError, match="foo"):
+        mathml.convert(r"\foo x")
+
+
+def test_a_page_is_built(course):
+    """Sphinx itself, on the Chinese pages of the small course."""
+    extension("mathml")
+    source = pages(course, "zh")
+    process = site._sphinx(source, course.root / "out" / "zh", "zh")
+    _, said = process.communicate()
+    assert (process.returncode, said) == (0, "")
+    html = (course.root / "out" / "zh" / "lessons" / "42_small.html").read_text("utf-8")
+    assert html.count("<math") == 3 and "<strong>重点</strong>" in html
+    assert 'alt="一条曲线"' in html and 'alt="图"' in html
+    assert 'href="../../en/lessons/42_small.html"' in html and 'id="small-s-2"' in html
+    index = (course.root / "out" / "zh" / "searchindex.js").read_text("utf-8")
+    terms = json.loads(index[len("Search.setIndex(") : -1])["terms"]
+    assert {"奖励", "励模", "模型", "分"} <= set(terms)
+    assert (course.root / "out" / "zh" / "_static" / "math.woff").stat().st_size > 100_000
+    found = site_check.faults(course.root / "out")
+    assert {kind: what for kind, what in found.items() if what and kind != "untranslated cells"} == {
+        "broken links": found["broken links"]
+    }
+    assert all("en/" in link or "downloads" in link for link in found["broken links"]), found["broken links"]

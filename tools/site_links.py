@@ -1,0 +1,101 @@
+"""Where an address in the course's texts leads on its site.
+
+In: Markdown of the checkout, with addresses as seen from its folder. Out: the same Markdown with addresses of
+pages of the site, and the list of files that need a page because some text leads to them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from rlhf.errors import BadData
+from tools.twins import CJK
+
+KEEP = re.compile(r"^(?P<mark>```+|~~~+).*?^(?P=mark)\s*$|(?P<tick>`+).+?(?P=tick)", re.M | re.S)  # code
+TARGET = re.compile(r"(!?)(\[(?:[^\[\]]|\[[^\]]*\])*\])\(\s*([^)\s]+)([^)]*)\)")
+BROKEN_LINE = re.compile(rf"(?<={CJK.pattern})\n(?={CJK.pattern})")  # a browser would show a space there
+HEADING = re.compile(r"^(#{1,6}) ", re.M)
+PAGES = {  # files that are pages of their own
+    "README.md": "/index.md",
+    "README.zh.md": "/index.md",
+    "GLOSSARY.md": "/glossary.md",
+    "benchmarks/RESULTS.md": "/results.md",
+    "benchmarks/RESULTS-download.md": "/results.md",
+}
+
+
+def outside_code(text: str, change: Callable[[str], str]) -> str:
+    """``change(text)``, which sees a private character in place of each fenced or inline piece of code."""
+    codes: list[str] = []
+
+    def hide(code: re.Match) -> str:
+        codes.append(code[0])
+        return "\ue000"
+
+    shown = change(KEEP.sub(hide, text))
+    rest = iter(codes)
+    return re.sub("\ue000", lambda _: next(rest), shown)
+
+
+class Links:
+    """Rewrites addresses; ``files`` collects what of the checkout is linked to, ``figures`` what is shown."""
+
+    def __init__(self, root: Path, language: str):
+        self.root, self.language = root, language
+        self.files: dict[str, None] = {}
+        self.figures: dict[str, None] = {}
+
+    def rewrite(self, text: str, folder: str = "") -> str:
+        """``text`` of a file in ``folder`` with the site's addresses. Raises BadData if one leads nowhere."""
+        return outside_code(
+            text, lambda part: BROKEN_LINE.sub("", TARGET.sub(lambda m: self._moved(m, folder), part))
+        )
+
+    def _moved(self, match: re.Match, folder: str) -> str:
+        shown, words, address, rest = match.groups()
+        if re.match(r"[a-z]+:|#|//", address):
+            return match[0]
+        path, new = self.place(address.partition("#")[0], folder)
+        (self.figures if shown else self.files).setdefault(path)
+        return f"{shown}{words}({new if not shown else '/' + path}{rest})"
+
+    def place(self, address: str, folder: str) -> tuple[str, str]:
+        """An address as seen from ``folder`` → the file's path in the checkout, its address on the site."""
+        parts: list[str] = []
+        for part in PurePosixPath(folder, address).parts:
+            if part == "..":
+                parts = parts[:-1]
+            else:
+                parts.append(part)
+        path = "/".join(parts)
+        if self.language == "zh" and (self.root / re.sub(r"\.md$", ".zh.md", path)).is_file():
+            path = re.sub(r"(\.zh)?\.md$", ".zh.md", path)
+        if not (self.root / path).exists():
+            raise BadData(
+                f"{folder}/ 中的链接 {address} 没有目标。", f"{address}, linked in {folder}/, is not there."
+            )
+        if (self.root / path).is_dir():
+            path = f"{path}/README.md" if (self.root / path / "README.md").is_file() else path
+        if path in PAGES:
+            return path, PAGES[path]
+        if path.startswith("notebooks/"):
+            return path, f"/lessons/{Path(path).name}"
+        return path, f"/files/{path}.md"
+
+
+def numbered(text: str, name: str, first: int = 1) -> tuple[str, int]:
+    """Mark the headings so that both languages share their anchors: ``name-s-1``, ``name-s-2``, …
+
+    Returns:
+        the text, and the number of the next heading.
+    """
+    count = first
+
+    def mark(_: re.Match) -> str:
+        nonlocal count
+        count += 1
+        return f"({name}-s-{count - 1})=\n{_[0]}"
+
+    return outside_code(text, lambda part: HEADING.sub(mark, part)), count
