@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from grader_tools import told_apart
 
 from rlhf import checks, rejection
 
@@ -144,20 +145,7 @@ WRONG = [
 ]
 
 
-def name(row):
-    return f"{row[0]}-{row[2] if len(row) > 2 else 'ok'}"
-
-
-@pytest.mark.parametrize("row", RIGHT, ids=name)
-def test_right_answers_pass(row):
-    getattr(checks, row[0])(*row[1]).must_pass()
-
-
-@pytest.mark.parametrize("row", WRONG, ids=name)
-def test_wrong_answers_are_named(row):
-    verdict = getattr(checks, row[0])(*row[1])
-    assert verdict.passed is False and row[2] in verdict.en, verdict
-    assert any("\u4e00" <= letter <= "\u9fff" for letter in verdict.zh)
+test_right_answers_pass, test_wrong_answers_are_named = told_apart(RIGHT, WRONG)
 
 
 @pytest.mark.parametrize("grade", ["e08_1", "e08_2", "e08_3", "e08_4"])
