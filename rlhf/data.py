@@ -80,7 +80,7 @@ def build_prompts(
     """
     from datasets import Dataset
 
-    texts = [text for text in reviews["text"] if len(text) > min_chars]
+    texts = [text for text in reviews["text"][:] if len(text) > min_chars]
     if not texts:
         raise BadData(
             f"没有一条影评超过 {min_chars} 个字符，无法切出提示。",

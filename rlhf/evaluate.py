@@ -52,7 +52,7 @@ def held_out_prompts(
     n = setup.evaluation["prompts"] if n is None else n
     sizes = setup.prompts
     reviews = load_reviews(setup.dataset, "test").shuffle(seed=seed)
-    rows = [row for row, text in enumerate(reviews["text"]) if len(text) > sizes["min_chars"]][:n]
+    rows = [row for row, text in enumerate(reviews["text"][:]) if len(text) > sizes["min_chars"]][:n]
     if len(rows) < n:
         raise BadData(
             f"测试集里只有 {len(rows)} 条影评超过 {sizes['min_chars']} 个字符，凑不出 {n} 个提示。",
@@ -69,8 +69,8 @@ def judge_reviews(setup: Setup, prompts: Dataset, limit: int = 8_000, seed: int 
     """
     from datasets import Dataset
 
-    used = set(prompts["review"])
-    rows = [row for row in load_reviews(setup.dataset, "test").shuffle(seed=seed) if row["text"] not in used]
+    used, reviews = set(prompts["review"][:]), load_reviews(setup.dataset, "test").shuffle(seed=seed)
+    rows = [row for row in reviews.to_list() if row["text"] not in used]
     return Dataset.from_list([{**row, "text": plain_text(row["text"])} for row in rows[:limit]])
 
 

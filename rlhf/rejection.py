@@ -384,7 +384,7 @@ def training_prompts(
     """
     sizes, count = setup.prompts, config.rounds * config.prompts
     reviews = load_reviews(setup.dataset, "train").shuffle(seed=setup.seed)
-    rows = [row for row, text in enumerate(reviews["text"]) if len(text) > sizes["min_chars"]][:count]
+    rows = [row for row, text in enumerate(reviews["text"][:]) if len(text) > sizes["min_chars"]][:count]
     if len(rows) < count:
         raise BadData(
             f"{config.rounds} 轮各 {config.prompts} 个提示，需要 {count} 条影评，只有 {len(rows)} 条。",

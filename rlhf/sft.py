@@ -114,7 +114,7 @@ def _pick(reviews: Dataset, which: str, n: int | None) -> list[str]:
             f"没有 {which!r} 这一类影评；可选：{known}。", f"No reviews {which!r}; there are: {known}."
         )
     label = WHICH[which]
-    rows = [row for row, its in enumerate(reviews["label"]) if label is None or its == label]
+    rows = [row for row, its in enumerate(reviews["label"][:]) if label is None or its == label]
     if not rows or (n is not None and len(rows) < n):
         raise BadData(
             f"需要 {n or 1} 条影评（{which}），只有 {len(rows)} 条。",
