@@ -86,7 +86,7 @@ test: export RLHF_PROFILE = offline
 test: export OMP_NUM_THREADS = 1
 test: lint
 	env -u OMP_NUM_THREADS $(BIN)/python -m rlhf.build --profile offline
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --nbmake --nbmake-timeout=600 notebooks
 
 # Opens the lessons in a real browser, runs them there and looks. Needs a Chromium (apt install chromium).

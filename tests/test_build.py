@@ -35,15 +35,36 @@ def reviews(tmp_path_factory):
     return write_corpus(tmp_path_factory.mktemp("data") / "reviews", seed=1, train=600, test=200)
 
 
+def move_in(place, patch):
+    """A home with tiny sizes, nothing built in it."""
+    patch.setenv("RLHF_HOME", str(place))
+    patch.setenv("RLHF_DEVICE", "cpu")
+    for name in ("RLHF_PROFILE", "RLHF_DATA", "RLHF_SEED"):
+        patch.delenv(name, raising=False)
+    real = profiles.read
+    patch.setattr(profiles, "read", lambda name=None: {**real(name), "build": TINY})
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("RLHF_HOME", str(tmp_path))
-    monkeypatch.setenv("RLHF_DEVICE", "cpu")
-    for name in ("RLHF_PROFILE", "RLHF_DATA", "RLHF_SEED"):
-        monkeypatch.delenv(name, raising=False)
-    real = profiles.read
-    monkeypatch.setattr(profiles, "read", lambda name=None: {**real(name), "build": TINY})
+    move_in(tmp_path, monkeypatch)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def built_once(reviews, tmp_path_factory):
+    place = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        move_in(place, patch)
+        building.build("imdb", reviews)
+    return place
+
+
+@pytest.fixture
+def built(home, reviews, built_once):
+    """A home of one's own in which the models have been built."""
+    shutil.copytree(built_once / "model", home / "model")
+    return building.make_plan("imdb", reviews, None)
 
 
 def hashes(home):
@@ -54,8 +75,8 @@ def hashes(home):
     }
 
 
-def test_builds_what_the_hub_would_hold(home, reviews):
-    plan = building.build("imdb", reviews)
+def test_builds_what_the_hub_would_hold(built):
+    plan = built
     for folder in (plan.policy, plan.sentiment):
         names = {path.name for path in folder.iterdir()}
         assert {
@@ -75,18 +96,15 @@ def test_builds_what_the_hub_would_hold(home, reviews):
     assert tokenizer.eos_token == "<|endoftext|>" and tokenizer.pad_token is None
 
 
-def test_same_seed_same_bytes_other_seed_other_weights(home, reviews):
+def test_same_seed_same_bytes_other_seed_other_weights(home, reviews, built_once):
     building.build("imdb", reviews)
-    first = hashes(home)
-    shutil.rmtree(home / "model")
-    building.build("imdb", reviews)
+    first = hashes(built_once)
     assert hashes(home) == first
     building.build("imdb", reviews, seed=1)
     assert hashes(home)["model/imdb/policy/model.safetensors"] != first["model/imdb/policy/model.safetensors"]
 
 
-def test_up_to_date_stages_are_skipped_and_changed_ones_are_not(home, reviews, capsys, monkeypatch):
-    building.build("imdb", reviews)
+def test_up_to_date_stages_are_skipped_and_changed_ones_are_not(built, home, reviews, capsys, monkeypatch):
     before = os.stat(home / "model/imdb/policy/model.safetensors").st_mtime_ns
     capsys.readouterr()
     building.build("imdb", reviews)
@@ -139,8 +157,7 @@ def test_killed_build_leaves_nothing_half_written_and_the_next_one_finishes(home
     assert not list((home / "model/imdb").glob(".*.partial"))
 
 
-def test_failing_write_keeps_the_old_model(home, reviews, monkeypatch):
-    plan = building.build("imdb", reviews)
+def test_failing_write_keeps_the_old_model(built, home, reviews, monkeypatch):
     before = hashes(home)
 
     def full(*_):
@@ -149,7 +166,7 @@ def test_failing_write_keeps_the_old_model(home, reviews, monkeypatch):
     monkeypatch.setattr(building, "_write_record", full)
     with pytest.raises(CannotWrite, match="nothing half-written"):
         building.build("imdb", reviews, force=True)
-    assert hashes(home) == before and plan.policy.is_dir()
+    assert hashes(home) == before and built.policy.is_dir()
     assert not list((home / "model/imdb").glob(".*.partial"))
 
 
@@ -179,8 +196,8 @@ def test_profiles_that_are_not_built_say_how_they_come(tmp_path, monkeypatch):
         building.make_plan("offline", tmp_path, None)
 
 
-def test_reward_is_the_pipelines_positive_logit(home, reviews):
-    plan = building.build("imdb", reviews)
+def test_reward_is_the_pipelines_positive_logit(built, home):
+    plan = built
     texts = ["this movie was really bad!!", "A wonderful, warm film. " * 30, "Dull."]
     scores = SentimentReward(plan.sentiment)(texts)
     pipe = pipeline("sentiment-analysis", model=str(plan.sentiment), device="cpu")
