@@ -12,8 +12,7 @@ Out: a :class:`rlhf.report.Report`. Lessons 00 and 07 measure with it; lesson 10
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,6 +24,7 @@ from rlhf.data import build_prompts, load_reviews, plain_text
 from rlhf.errors import BadData
 from rlhf.ppo import LengthSampler, losses
 from rlhf.sampling import Rollout
+from rlhf.undisturbed import evaluating, own_random_state
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -97,7 +97,7 @@ def respond(
     queries = prompts["input_ids"] if hasattr(prompts, "column_names") else prompts
     queries = [torch.as_tensor(ids) for ids in queries]
     settings = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id} | settings
-    with _own_random_state(seed):
+    with own_random_state(seed):
         return sampling.generate(model, queries, lengths, **settings)
 
 
@@ -112,7 +112,7 @@ def response_kl(
     ``objective/kl`` estimates from the sampled tokens alone, with much less noise. Both models may carry a
     value head.
     """
-    with _evaluating(policy), _evaluating(reference):
+    with evaluating(policy), evaluating(reference):
         parts = []
         for start in range(0, len(rollout), batch_size):
             rows = slice(start, start + batch_size)
@@ -183,22 +183,3 @@ def _batch_kl(
 
 def _backbone(model: nn.Module) -> nn.Module:
     return getattr(model, "pretrained_model", model)
-
-
-@contextlib.contextmanager
-def _own_random_state(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng():  # the CPU's state and that of every GPU
-        torch.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off for the measurement, and every module as it was afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -17,12 +17,11 @@ Learners"; Vaswani et al. 2017, "Attention Is All You Need".
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from rlhf.errors import BadRollout, CannotWrite
 from rlhf.files import whole_folder
 from rlhf.published import UnsupportedModel
 from rlhf.sampling import Rollout, left_pad, response_lengths
+from rlhf.undisturbed import evaluating
 
 EXPORTED = ".rlhf-gpt"  # marks the folders that save_pretrained may replace
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -562,15 +562,3 @@ def _check_tokens(name: str, x: Tensor, size: int) -> None:
 
 def _bad(zh: str, en: str) -> None:
     raise BadRollout(f"{zh}。", f"{en}.")
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off inside the block, every module as it was after it."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

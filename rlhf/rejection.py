@@ -17,20 +17,17 @@ won by length.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import json
 import math
-import random
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -41,6 +38,7 @@ from rlhf.errors import BadData, BadRollout
 from rlhf.files import folder_mark, whole_folder
 from rlhf.ppo import LengthSampler
 from rlhf.ppo.config import BadConfig
+from rlhf.undisturbed import own_random_state as _own_random_state
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -503,18 +501,3 @@ def _reward_model(setup: Setup) -> Score:
     from rlhf.rewards import SentimentReward
 
     return SentimentReward(setup.reward_model, setup.device)
-
-
-@contextlib.contextmanager
-def _own_random_state(seed: int) -> Iterator[None]:
-    """Python's, NumPy's and torch's random numbers from ``seed``; outside they go on as before."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from .errors import BadRollout
+from .undisturbed import evaluating
 
 FULL_SOFTMAX = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
 CUTS = (
@@ -102,7 +103,7 @@ def generate(
     device = backbone.get_input_embeddings().weight.device
     queries = [q.to(device, torch.long) for q in queries]
     rollout = Rollout(queries=queries)
-    with _evaluating(model), _no_own_settings(backbone), _no_padding_alarm(), torch.no_grad():
+    with evaluating(model), _no_own_settings(backbone), _no_padding_alarm(), torch.no_grad():
         for i in range(0, len(queries), batch_size):
             rows = slice(i, i + batch_size)
             rollout.responses += _generate_batch(backbone, queries[rows], limits[rows], settings, eos)
@@ -188,18 +189,6 @@ def _own_draw(settings: dict) -> tuple[dict, list[LogitsProcessor]]:
         return settings, []
     left = {k: v for k, v in settings.items() if k not in ("temperature", "top_k", "top_p")}
     return left | {"do_sample": False}, [Draw(settings["temperature"])]
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off: the policy that samples must be the policy that is scored."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
 
 
 @contextlib.contextmanager

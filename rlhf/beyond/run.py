@@ -25,7 +25,7 @@ from rlhf import rejection, sft
 from rlhf.beyond.held_out import HeldOut, Point, Score
 from rlhf.errors import BadRollout
 from rlhf.ppo.config import BadConfig
-from rlhf.rejection import _own_random_state
+from rlhf.undisturbed import own_random_state
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -215,7 +215,7 @@ def trl_settings(kind: type, run: Run, folder: str | Path, **changes):
 def workplace(seed: int) -> Iterator[str]:
     """For a trainer of TRL: an empty folder, a random state of its own, and no warnings about names that the
     libraries are going to change for each other."""
-    with _own_random_state(seed), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with own_random_state(seed), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield folder
 
