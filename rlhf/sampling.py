@@ -22,10 +22,12 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from . import decoding
 from .errors import BadRollout
 from .undisturbed import evaluating
 
 FULL_SOFTMAX = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
+PLAIN = {*FULL_SOFTMAX, "pad_token_id", "eos_token_id"}  # settings that our own loop understands
 CUTS = (
     "typical_p",
     "min_p",
@@ -96,6 +98,8 @@ def generate(
     eos = _eos_ids(backbone, eos_token_id)
     if pad_token_id is None:
         pad_token_id = next((t for t in (backbone.config.pad_token_id, *eos) if t is not None), 0)
+    if sampling.get("min_length", 1) <= 0:  # tutorials pass -1: no minimum
+        sampling = {k: v for k, v in sampling.items() if k != "min_length"}
     settings = FULL_SOFTMAX | sampling | {"pad_token_id": pad_token_id, "eos_token_id": eos or None}
     if not settings["do_sample"]:  # greedy: transformers warns about sampling settings that do nothing
         settings = {k: v for k, v in settings.items() if k not in ("temperature", "top_k", "top_p")}
@@ -121,15 +125,21 @@ def _generate_batch(
     input_ids, attention_mask = left_pad(queries, settings["pad_token_id"])  # (B, Q)
     start = input_ids.shape[1]
     limit = torch.tensor(limits, device=input_ids.device)
-    settings, draw = _own_draw(settings) if input_ids.device.type == "cpu" else (settings, [])
-    sequences = backbone.generate(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        generation_config=GenerationConfig(**settings, max_new_tokens=max(limits)),
-        logits_processor=LogitsProcessorList(draw),
-        stopping_criteria=StoppingCriteriaList([OwnLength(start, limit)]),
-    )
-    new = sequences[:, start:]  # (B, longest response)
+    theirs, draw = _own_draw(settings)
+    plain = bool(draw) and settings.keys() <= PLAIN
+    if plain and (model := decoding.drivable(backbone)) is not None:
+        new = decoding.write(model, input_ids, attention_mask, limit, eos, settings["temperature"])
+    else:
+        on_cpu = input_ids.device.type == "cpu"
+        new = backbone.generate(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            generation_config=GenerationConfig(
+                **(theirs if on_cpu else settings), max_new_tokens=max(limits)
+            ),
+            logits_processor=LogitsProcessorList(draw if on_cpu else []),
+            stopping_criteria=StoppingCriteriaList([OwnLength(start, limit)]),
+        )[:, start:]  # (B, longest response)
     lengths = response_lengths(new, limit, eos).tolist()
     return [row[:length].clone() for row, length in zip(new, lengths, strict=True)]
 
@@ -166,7 +176,8 @@ class OwnLength(StoppingCriteria):
 
 
 class Draw(LogitsProcessor):
-    """Draw the next token of every row from its full softmax and leave it as the only choice.
+    """Draw the next token of every row from its full softmax and leave it as the only choice: for models that
+    only transformers' ``generate`` can drive.
 
     One random number per row, looked up in the cumulative probabilities. ``torch.multinomial`` draws one per
     token of the vocabulary instead, which on a CPU takes more time than a small model does.
@@ -176,10 +187,9 @@ class Draw(LogitsProcessor):
         self.temperature = temperature
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        cumulative = (scores.double() / self.temperature).softmax(-1).cumsum(-1)  # (B, V), up to 1
-        spot = torch.rand(len(scores), 1, dtype=torch.float64) * cumulative[:, -1:]  # (B, 1)
-        token = torch.searchsorted(cumulative, spot, right=True)  # (B, 1), never one of probability 0
-        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+        spots = torch.rand(len(scores), 1, dtype=torch.float64)
+        token = decoding.draw(scores.float() / self.temperature, spots)  # (B,)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token.unsqueeze(1), 0.0)
 
 
 def _own_draw(settings: dict) -> tuple[dict, list[LogitsProcessor]]:

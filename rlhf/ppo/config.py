@@ -79,6 +79,10 @@ class PPOConfig:
     project_kwargs: dict[str, Any] = field(default_factory=dict)  # for accelerate's ProjectConfiguration
     remove_unused_columns: bool = True  # drop all but input_ids, attention_mask, query, response, label
 
+    # speed: the same step up to rounding; lesson 06 leaves both off
+    response_only: bool = False  # compute no logits and no columns that no loss reads; numbers there are 0
+    fused: bool = False  # one kernel for Adam's update and one for GPT-2's activation
+
     # labels: logged with the run, used by nothing
     exp_name: str = "ppo"  # name of the experiment
     task_name: str | None = None  # name of the task

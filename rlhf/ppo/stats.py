@@ -20,31 +20,27 @@ PassStats = dict[str, torch.Tensor]
 
 def pass_stats(
     logprobs: torch.Tensor,
-    logits: torch.Tensor,
+    entropies: torch.Tensor,
     values: torch.Tensor,
     batch: Experience,
     policy_loss: torch.Tensor,
     value_loss: torch.Tensor,
     total: torch.Tensor,
     clip_fractions: tuple[torch.Tensor, torch.Tensor],
-    own: slice = slice(None),
 ) -> PassStats:
     """Statistics of one minibatch, before its update; nothing here is differentiated.
 
-    ``logprobs`` and ``values`` ``(b, T-1)`` and ``logits`` ``(b, T-1, V)`` are the current policy's. Where
-    processes share a minibatch the logits are only of the rows ``own``, and so is ``policy/entropy``.
+    ``logprobs`` and ``values`` ``(b, T-1)`` are the current policy's, ``entropies`` ``(n,)`` those of its
+    distributions at response positions (of one process's rows, and so is ``policy/entropy``).
     """
     mask = batch.mask
     with torch.no_grad():
-        entropy = losses.entropy_from_logits(
-            logits[mask[own].bool()]
-        ).mean()  # (tokens, V): response positions only
         return {
             "mask": mask,
             "loss/policy": policy_loss.detach(),
             "loss/value": value_loss.detach(),
             "loss/total": total.detach(),
-            "policy/entropy": entropy,
+            "policy/entropy": entropies.mean(),
             "policy/approxkl": losses.approx_kl(logprobs, batch.logprobs, mask),
             "policy/policykl": losses.policy_kl(logprobs, batch.logprobs, mask),
             "policy/clipfrac": clip_fractions[0],

@@ -65,7 +65,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .. import sampling
 from ..errors import BadData, BadRollout
-from . import identity, losses, processes, state, trackers
+from . import identity, lean, losses, processes, state, trackers
 from . import stats as reporting
 from .config import BadConfig, PPOConfig
 from .kl import AdaptiveKLController, FixedKLController
@@ -113,11 +113,15 @@ class PPOTrainer:
         self.tokenizer = tokenizer
         if ref_model is None and not model.is_peft_model:
             ref_model = create_reference_model(model)
+        if self.config.fused:
+            lean.fuse_activations(*(m for m in (model, ref_model) if m is not None))
         self.checkpointed = _checkpoint_activations(model) if self.config.gradient_checkpointing else []
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = optimizer or build_optimizer(
             self.config.optimizer, self.parameters, self.config.learning_rate
         )
+        if self.config.fused:
+            lean.fuse_update(optimizer)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.ref_model = ref_model
         if ref_model is not None:
@@ -195,7 +199,8 @@ class PPOTrainer:
         """Sample a response to every query, from the full softmax unless ``generation_kwargs`` change it.
 
         One query ``(Q,)`` gives a tensor ``(1, Q + R)``; a list of queries gives a list of 1-D tensors,
-        computed ``batch_size`` at a time (default: ``config.mini_batch_size``). ``return_prompt=False``
+        computed ``batch_size`` at a time (default: ``config.mini_batch_size``, or the large minibatch that
+        ``config.accumulate_by_tokens`` puts together). ``return_prompt=False``
         leaves the query out. Lengths: ``length_sampler()`` is called once per query, or ``max_new_tokens``
         is a number or one per query. ``generate_ref_response=True`` returns ``(responses, responses of the
         reference)``. Raises :class:`BadRollout` for empty or malformed queries.
@@ -208,7 +213,8 @@ class PPOTrainer:
         settings.setdefault("eos_token_id", getattr(self.tokenizer, "eos_token_id", None))
 
         def write(model: nn.Module):
-            size = batch_size or self.config.mini_batch_size
+            whole = self.config.accumulate_by_tokens
+            size = batch_size or (self.config.backward_batch_size if whole else self.config.mini_batch_size)
             with self.accelerator.autocast():
                 rollout = sampling.generate(model, queries, limits, batch_size=size, **settings)
             texts = rollout.sequences if return_prompt else rollout.responses
@@ -304,24 +310,34 @@ class PPOTrainer:
     def forward_rollouts(self, rollouts: RolloutBatch) -> Experience:
         """What policy and reference say about the rollouts: log-probs, values, KL; by minibatches."""
         self.model.eval()
-        parts, own = [], self.own_rows(len(rollouts.input_ids))
-        for i in range(own.start, own.stop, self.config.mini_batch_size):
-            rows = slice(i, min(i + self.config.mini_batch_size, own.stop))
-            ids, attention_mask = rollouts.input_ids[rows], rollouts.attention_mask[rows]
-            logprobs, values, logits = self.forward(ids, attention_mask)
-            ref_logits = self.forward_reference(ids, attention_mask)
-            ref_logprobs = losses.logprobs_from_logits(ref_logits, ids[:, 1:])
-            if self.config.kl_penalty == "full":
-                kl = losses.kl_penalty(logits.log_softmax(-1), ref_logits.log_softmax(-1), "full")
-            else:
-                kl = losses.kl_penalty(logprobs, ref_logprobs, self.config.kl_penalty)
-            parts.append((logprobs, ref_logprobs, kl, values))
-        columns = (torch.cat(column) for column in zip(*parts, strict=True))  # (b, T-1) each
+        own = self.own_rows(len(rollouts.input_ids))
+        order = torch.arange(own.start, own.stop, device=self.current_device)
+        if self.config.response_only:
+            order = lean.like_lengths_together(rollouts.attention_mask, order)
+        parts = [self._both_models(rollouts, rows) for rows in order.split(self.config.mini_batch_size)]
+        columns = (torch.cat(column)[order.argsort()] for column in zip(*parts, strict=True))  # (b, T-1) each
         logprobs, ref_logprobs, kl, values = (processes.join(self.accelerator, c) for c in columns)
         _check_finite(logprobs, ref_logprobs, values)
         return Experience(
             rollouts.input_ids, rollouts.attention_mask, rollouts.mask, logprobs, ref_logprobs, kl, values
         )
+
+    def _both_models(self, rollouts: RolloutBatch, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Log-probs of policy and reference, their KL, and values, of some rows; ``(b, T-1)`` each."""
+        ids, attention_mask = rollouts.input_ids[rows], rollouts.attention_mask[rows]
+        if self.config.response_only and self.config.kl_penalty != "full":
+            live = lean.Live.of(ids, attention_mask, rollouts.mask[rows])
+            logprobs, values, _ = self.forward_live(live)
+            ref_logprobs = self.forward_reference_live(live)
+        else:
+            logprobs, values, logits = self.forward(ids, attention_mask)
+            ref_logits = self.forward_reference(ids, attention_mask)
+            ref_logprobs = losses.logprobs_from_logits(ref_logits, ids[:, 1:])
+        if self.config.kl_penalty == "full":
+            kl = losses.kl_penalty(logits.log_softmax(-1), ref_logits.log_softmax(-1), "full")
+        else:
+            kl = losses.kl_penalty(logprobs, ref_logprobs, self.config.kl_penalty)
+        return logprobs, ref_logprobs, kl, values
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor
@@ -337,6 +353,24 @@ class PPOTrainer:
             backbone = getattr(reference, "pretrained_model", reference)
             output = backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         return output.logits[:, :-1].float()
+
+    def forward_live(self, live: lean.Live) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """:meth:`forward` where it counts (``config.response_only``): log-probs and values ``(b, T-1)``, and
+        entropies ``(n,)`` of the n response positions."""
+        with lean.head_at(self.policy.pretrained_model, live.where):
+            logits, _, values = self.model(
+                input_ids=live.inputs, attention_mask=live.attention_mask, use_cache=False
+            )
+        logprobs, entropies = lean.TokenLogprobs.apply(logits, live.tokens)
+        return live.spread(logprobs), live.widen(values), entropies
+
+    def forward_reference_live(self, live: lean.Live) -> torch.Tensor:
+        """The reference's log-probs where they count, ``(b, T-1)``."""
+        with self._reference() as reference, self.accelerator.autocast():
+            backbone = getattr(reference, "pretrained_model", reference)
+            with lean.head_at(backbone, live.where):
+                output = backbone(input_ids=live.inputs, attention_mask=live.attention_mask, use_cache=False)
+        return live.spread(losses.logprobs_from_logits(output.logits.float(), live.tokens))
 
     @contextlib.contextmanager
     def _reference(self) -> Iterator[nn.Module]:
@@ -390,6 +424,8 @@ class PPOTrainer:
         """One optimiser step on the sequences ``rows``: minibatch gradients added up, clipped, applied."""
         passes, learnt, everyone = [], False, self.accelerator.num_processes
         size = self.config.mini_batch_size * everyone
+        if self.config.response_only and self.config.accumulate_by_tokens:  # one minibatch, cut as it suits
+            rows = lean.like_lengths_together(experience.attention_mask, rows)
         minibatches = [experience.rows(index) for index in rows.split(size)]
         self.optimizer.zero_grad()  # an interrupted step may have left something
         for batch in minibatches:
@@ -425,7 +461,12 @@ class PPOTrainer:
         With several processes ``batch`` holds the rows of all; this one computes its share of them.
         """
         own = self.own_rows(len(batch.input_ids))
-        logprobs, values, logits = self.forward(batch.input_ids[own], batch.attention_mask[own])
+        ids, attention_mask, mask = batch.input_ids[own], batch.attention_mask[own], batch.mask[own]
+        if self.config.response_only:
+            logprobs, values, entropies = self.forward_live(lean.Live.of(ids, attention_mask, mask))
+        else:
+            logprobs, values, logits = self.forward(ids, attention_mask)
+            entropies = losses.entropy_from_logits(logits.detach()[mask.bool()])  # of response tokens
         logprobs, values = (processes.join(self.accelerator, x) for x in (logprobs, values))
         ratio = losses.probability_ratio(logprobs, batch.logprobs, batch.mask)
         policy_loss, policy_clipped = losses.policy_loss(
@@ -444,10 +485,10 @@ class PPOTrainer:
             policy_loss, value_loss, loss = (torch.zeros_like(x) for x in (policy_loss, value_loss, loss))
         clipped = (policy_clipped, value_clipped)
         record = reporting.pass_stats(
-            logprobs, logits, values, batch, policy_loss, value_loss, loss, clipped, own
+            logprobs, entropies, values, batch, policy_loss, value_loss, loss, clipped
         )
         if self.accelerator.num_processes > 1:  # the only number that needs the logits
-            tokens = batch.mask[own].sum() / batch.mask.sum()
+            tokens = mask.sum() / batch.mask.sum()
             record["policy/entropy"] = self.accelerator.reduce(record["policy/entropy"] * tokens, "sum")
         return loss, record, skip
 
@@ -458,7 +499,10 @@ class PPOTrainer:
     def _apply_gradients(self) -> torch.Tensor:
         """Clip, step, forget; returns the gradient norm before clipping."""
         limit = float("inf") if self.config.max_grad_norm is None else self.config.max_grad_norm
-        norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
+        if self.config.fused and limit == float("inf") and self.accelerator.scaler is None:
+            norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        else:
+            norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm

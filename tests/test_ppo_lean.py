@@ -1,0 +1,108 @@
+"""The step that computes only what counts: the plain step's numbers wherever a loss or reward reads them."""
+
+import pytest
+import torch
+from ppo_parity import batch, build_trainer, flat_parameters
+from ppo_tools import rollouts, tiny_policy, tiny_trainer
+from torch.testing import assert_close
+from transformers.activations import NewGELUActivation
+
+from rlhf.ppo import lean, losses
+
+IN_PASSES = {"mini_batch_size": 2, "gradient_accumulation_steps": 4, "accumulate_by_tokens": True}
+LIVE = ("logprobs", "ref_logprobs", "kl", "values", "advantages", "returns")
+NOT_COMPARED = ("time/", "objective/logprobs", "objective/ref_logprobs", "ppo/policy/adv", "ppo/policy/ratio")
+
+
+def step(**settings):
+    trainer = build_trainer(**settings)
+    return trainer, trainer.step(*batch())
+
+
+@pytest.mark.parametrize("changes", [{}, IN_PASSES, {"fused": True, **IN_PASSES}])
+def test_a_step_without_the_rest_is_the_same_step(changes):
+    (plain, wanted), (short, got) = step(), step(response_only=True, **changes)
+    live = plain.experience.mask.bool()
+    for name in LIVE:
+        ours, theirs = getattr(short.experience, name), getattr(plain.experience, name)
+        assert_close(ours[live], theirs[live], atol=5e-6, rtol=1e-5, msg=name)
+    assert not short.experience.logprobs[~live].any()  # and nothing else was computed
+    for name in (n for n in wanted if not n.startswith(NOT_COMPARED)):
+        assert_close(
+            torch.as_tensor(got[name]), torch.as_tensor(wanted[name]), atol=1e-4, rtol=1e-3, msg=name
+        )
+    before = flat_parameters(build_trainer())
+    theirs, ours = flat_parameters(plain), flat_parameters(short)
+    moved = sum((theirs[n] - before[n]).square().sum() for n in before) ** 0.5
+    apart = sum((theirs[n] - ours[n]).square().sum() for n in before) ** 0.5
+    assert moved > 0
+    assert apart < 0.02 * moved  # Adam turns rounding of tiny gradients into steps
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "llama", "qwen2"])
+def test_every_architecture_takes_the_same_step(kind):
+    results = []
+    for settings in ({}, {"response_only": True, **IN_PASSES}):
+        trainer = tiny_trainer(tiny_policy(kind), learning_rate=1e-3, **settings)
+        results.append(trainer.step(*rollouts()))
+    for name in ("ppo/loss/total", "ppo/policy/entropy", "ppo/policy/approxkl", "ppo/policy/grad_norm"):
+        assert results[0][name] == pytest.approx(results[1][name], rel=1e-3), name
+
+
+def test_full_kl_and_masked_responses_keep_their_numbers():
+    queries, responses, scores = rollouts()
+    masks = [torch.ones_like(r) for r in responses]
+    for i, mask in enumerate(masks):
+        mask[: len(mask) // 2] = i % 2
+    found = []
+    for lean_step in (False, True):
+        trainer = tiny_trainer(kl_penalty="full", response_only=lean_step)
+        found.append(trainer.step(queries, responses, scores, masks))
+    for name in ("objective/kl", "ppo/loss/total", "ppo/policy/entropy"):
+        assert found[0][name] == pytest.approx(found[1][name], rel=1e-4, abs=1e-6), name
+
+
+def test_the_head_computes_nothing_but_response_positions():
+    trainer = tiny_trainer(response_only=True)
+    queries, responses, scores = rollouts()
+    seen = []
+    head = trainer.policy.get_output_embeddings()
+    hook = head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[0]))
+    trainer.step(queries, responses, scores)
+    hook.remove()
+    assert seen == [sum(map(len, responses))] * 5  # the old pass, and one per epoch
+    logits, _, _ = trainer.policy(queries[0][None])
+    assert logits.shape[:2] == (1, len(queries[0]))  # afterwards the head is as it was
+
+
+def test_token_logprobs_is_log_softmax_and_gather():
+    torch.manual_seed(0)
+    logits, tokens = torch.randn(6, 11, requires_grad=True), torch.randint(0, 11, (6,))
+    weights = torch.randn(6)
+    chosen, entropy = lean.TokenLogprobs.apply(logits, tokens)
+    (chosen * weights).sum().backward()
+    gradient, logits.grad = logits.grad, None
+    wanted = losses.logprobs_from_logits(logits[None], tokens[None])[0]
+    (wanted * weights).sum().backward()
+    assert_close(chosen, wanted)
+    assert_close(entropy, losses.entropy_from_logits(logits))
+    assert_close(gradient, logits.grad)
+    assert not entropy.requires_grad
+
+
+def test_minibatches_of_like_lengths_keep_every_row_once():
+    lengths = torch.tensor([5, 2, 9, 2, 7])
+    attention_mask = (torch.arange(9) < lengths[:, None]).long()
+    rows = torch.tensor([4, 0, 3, 2])
+    assert lean.like_lengths_together(attention_mask, rows).tolist() == [3, 0, 4, 2]
+
+
+def test_fused_says_what_it_does():
+    trainer = tiny_trainer(fused=True)
+    for model in (trainer.policy, trainer.ref_model):
+        assert not any(isinstance(m, NewGELUActivation) for m in model.modules())
+    assert all(group["fused"] for group in trainer.optimizer.param_groups)
+    plain = torch.optim.SGD(trainer.parameters, lr=0.1)
+    lean.fuse_update(plain)
+    assert not plain.param_groups[0].get("fused")
+    assert any(isinstance(m, NewGELUActivation) for m in tiny_trainer().policy.modules())
