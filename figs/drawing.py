@@ -19,8 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-INK, PAPER, PANEL, MUTED = "#1f2933", "#fbfaf6", "#f0eee6", "#5f6b76"
+INK, PAPER, PANEL, MUTED = "#1f2933", "#fbfaf6", "#f0eee6", "#56626d"
 BLUE, GREY, ORANGE = "#0072B2", "#7a7a7a", "#D55E00"
+# what is thin needs a darker shade of the same colour: contrast 4.5 on every ground above and below
+WORDS = {BLUE: "#00639c", GREY: "#616161", ORANGE: "#a34700"}
 FACES = {"trained": "#cfe5f3", "frozen": "#e3e3e3", "data": "#ffffff"}
 EDGES = {"trained": BLUE, "frozen": GREY, "data": "#b8b4a6"}
 SMALL, NORMAL, LARGE = 8.5, 10, 12
@@ -58,8 +60,8 @@ def box(
 
 
 def write(axes: Axes, x: float, y: float, text: str, size: float = NORMAL, color: str = INK, **more) -> None:
-    """Words, vertically centred on ``y``."""
-    axes.text(x, y, text, va="center", fontsize=size, color=color, zorder=5, **more)
+    """Words, vertically centred on ``y``; a colour of the palette is taken in its darker shade."""
+    axes.text(x, y, text, va="center", fontsize=size, color=WORDS.get(color, color), zorder=5, **more)
 
 
 def arrow(axes: Axes, start: tuple, end: tuple, bend: float = 0.0, color: str = INK, line: str = "-") -> None:

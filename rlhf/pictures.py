@@ -29,6 +29,7 @@ POSITIVE, NEGATIVE = (
     (0, 114, 178),
     (213, 94, 0),
 )  # blue and vermillion: a pair that colour-blind readers tell apart
+FADED = 0.65  # of what does not count: paler, and still to be read on light and on dark pages
 VISIBLE = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍", "Ġ": "·", "Ċ": "↵", "▁": "·"}
 
 
@@ -301,7 +302,9 @@ def token_grid_picture(
         axes.set_axis_off()
         for column, (token, live) in enumerate(zip(grid.tokens, grid.live, strict=True)):
             text = token if len(token) < 8 else token[:6] + "…"
-            axes.text(column + 0.5, 0.5, text, ha="center", va="center", fontsize=7, alpha=1 if live else 0.4)
+            axes.text(
+                column + 0.5, 0.5, text, ha="center", va="center", fontsize=7, alpha=1 if live else FADED
+            )
         for line, name in enumerate(grid.rows, start=1):
             axes.text(-0.1, line + 0.5, name, ha="right", va="center", fontsize=8, weight="bold")
             _draw_line(axes, line, grid.texts(name), grid.tints(name), grid.live)
@@ -331,7 +334,7 @@ def _draw_line(axes, line: int, texts: Sequence[str], levels: Sequence[float], l
             ha="center",
             va="center",
             fontsize=7,
-            alpha=1 if counts else 0.45,
+            alpha=1 if counts else FADED,
         )
 
 
@@ -444,7 +447,7 @@ GRID_CSS = """<style>
 .rlhf-grid td, .rlhf-grid th {border: 1px solid rgba(128,128,128,.3); padding: 2px 5px; text-align: right}
 .rlhf-grid td, .rlhf-grid th {white-space: nowrap; font-variant-numeric: tabular-nums}
 .rlhf-grid code {background: none; color: inherit}
-.rlhf-grid .off {opacity: .45}
+.rlhf-grid .off {opacity: .65}
 </style>"""
 
 

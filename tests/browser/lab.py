@@ -51,8 +51,10 @@ CELLS = """() => Array.from(window.jupyterapp.shell.currentWidget.content.widget
     count: cell.model.type == 'code' ? cell.model.executionCount : null}))"""
 SHOW = """async (index) => {
     const book = window.jupyterapp.shell.currentWidget.content;
-    book.activeCellIndex = index; await book.scrollToItem(index, 'start');
-    await new Promise(done => setTimeout(done, 800));
+    const pause = (ms) => new Promise(done => setTimeout(done, ms));
+    book.activeCellIndex = index;
+    await Promise.race([book.scrollToItem(index, 'start'), pause(5000)]);  // some never say that they are there
+    await pause(800);
 }"""
 CELL = "const cell = window.jupyterapp.shell.currentWidget.content.widgets[index].node;"
 BROKEN = f"""async (index) => {{ {CELL}
