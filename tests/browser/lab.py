@@ -53,7 +53,7 @@ SHOW = """async (index) => {
     const book = window.jupyterapp.shell.currentWidget.content;
     const pause = (ms) => new Promise(done => setTimeout(done, ms));
     book.activeCellIndex = index;
-    await Promise.race([book.scrollToItem(index, 'start'), pause(5000)]);  // some never say that they are there
+    await Promise.race([book.scrollToItem(index, 'start'), pause(5000)]);  // some never answer
     await pause(800);
 }"""
 CELL = "const cell = window.jupyterapp.shell.currentWidget.content.widgets[index].node;"
