@@ -416,7 +416,7 @@ def test_a_clear_winner_is_named_and_a_close_race_is_open():
     only = frontier.compare(made_up(gains, kls), 4.0, ["grpo", "dpo"])
     assert only.conclusive and only.rows.index[0] == "GRPO"
     assert only.rows.loc["GRPO", "gain"] == pytest.approx(1.5, abs=0.25)  # between its two strengths
-    assert frontier.compare(made_up(gains, kls), 50.0).en == "At 50 nats nobody has a result."
+    assert frontier.compare(made_up(gains, kls), 50.0).en == "At a KL of 50 nobody has a result."
 
 
 def test_seeds_that_disagree_widen_the_interval():

@@ -149,8 +149,8 @@ class Comparison:
     @property
     def en(self) -> str:
         return self._say(
-            "At {kl:g} nats nobody has a result.",
-            "At {kl:g} nats {first} gains most: {gain:+.2f} [{low:+.2f}, {high:+.2f}].",
+            "At a KL of {kl:g} nobody has a result.",
+            "At a KL of {kl:g} {first} gains most: {gain:+.2f} [{low:+.2f}, {high:+.2f}].",
             " Clearly behind: {}.",
             " Inconclusive, their intervals of the difference hold 0: {}.",
             " Do not get that far: {}.",
@@ -160,8 +160,8 @@ class Comparison:
     @property
     def zh(self) -> str:
         return self._say(
-            "在 {kl:g} nat 处没有结果。",
-            "在 {kl:g} nat 处，{first} 的增益最大：{gain:+.2f} [{low:+.2f}, {high:+.2f}]。",
+            "在 KL = {kl:g} 处没有结果。",
+            "在 KL = {kl:g} 处，{first} 的增益最大：{gain:+.2f} [{low:+.2f}, {high:+.2f}]。",
             "明显落后的：{}。",
             "分不出高下的（差的区间含 0）：{}。",
             "没有走到这么远的：{}。",
