@@ -66,7 +66,8 @@ def build(course: Course, out: Path, sources: Path) -> int:
             f"生成网站还缺：{', '.join(absent)}。请运行 pip install -r requirements-site.txt",
             f"The site needs {', '.join(absent)}: pip install -r requirements-site.txt",
         )
-    shutil.rmtree(out, ignore_errors=True)
+    for folder in (out, sources):
+        shutil.rmtree(folder, ignore_errors=True)
     downloads = out / "downloads"
     _downloads(course, downloads)
     pages = [Pages(course, language, sources / language, downloads) for language in LANGUAGES]
@@ -84,6 +85,7 @@ def build(course: Course, out: Path, sources: Path) -> int:
         if process.returncode:
             last = lines[-1] if lines else "?"
             raise errors.CannotWrite(f"Sphinx 没有生成网页：{last}", f"Sphinx did not make the pages: {last}")
+    shutil.rmtree(out / "jupyter_execute", ignore_errors=True)  # myst-nb's copies of what it was given
     whole_text(out / "index.html", FIRST)
     return warnings
 
