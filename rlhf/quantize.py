@@ -44,6 +44,11 @@ def check(values: Mapping[str, Any]) -> None:
             f"quantize: {quantize} 的权重不能训练，请加上适配器，例如 lora_rank: 16。",
             f"Weights in {quantize} cannot learn; train an adapter beside them, such as lora_rank: 16.",
         )
+    if values["dtype"] != "bfloat16":
+        raise BadRecipe(
+            f"quantize: {quantize} 要和 dtype: bfloat16 一起用：适配器和新的打分头是这个格式。",
+            f"quantize: {quantize} goes with dtype: bfloat16, which adapter and score head have too.",
+        )
     if values["merge"]:
         raise BadRecipe(
             f"适配器不能并入 {quantize} 的权重。请写 merge: false，训练后运行 python -m rlhf.merge，"

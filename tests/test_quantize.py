@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from dataclasses import replace
 
 import pytest
 import torch
-from ppo_tools import rollouts, tiny_lm, tiny_trainer
+from ppo_tools import llama_tokenizer, rollouts, tiny_lm, tiny_reviews, tiny_trainer
+from safetensors.torch import load_file
 from torch import nn
 
-from rlhf import plan, quantize, train
+from rlhf import merge, pairs, plan, quantize, train
 from rlhf.errors import BadRecipe
 from rlhf.memory import BadPlan
 from rlhf.ppo import AutoModelForCausalLMWithValueHead
 from rlhf.stages import _adapter
 
-GOOD = {"quantize": "4bit", "lora_rank": 2, "merge": False}
+GOOD = {"quantize": "4bit", "lora_rank": 2, "merge": False, "dtype": "bfloat16"}
 WORDS = [word for name, value in GOOD.items() for word in (f"--{name}", str(value).lower())]
 WIDE = {  # wide enough to have a scale for every 64 numbers of a row
     "gpt2": {"n_embd": 128, "n_head": 4},
@@ -31,6 +33,7 @@ ASK = plan.Ask("ppo", 2, 8, lora_rank=2, quantize="4bit", rows=4, new_tokens=4)
     [
         ({"quantize": "3bit"}, "one of none, 8bit, 4bit, not 3bit"),
         ({"lora_rank": 0}, "such as lora_rank: 16"),
+        ({"dtype": "float32"}, "goes with dtype: bfloat16"),
         ({"merge": True}, r"merge: false.*rlhf\.merge"),
     ],
 )
@@ -115,3 +118,36 @@ def test_ppo_on_a_real_quantised_base(kind, how, tmp_path):
     changed = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
     assert changed and all("lora" in name or "v_head" in name for name in changed)
     assert len(trainer.generate(rollouts()[0], max_new_tokens=3, return_prompt=False)) == 8
+
+
+@pytest.mark.parametrize("how", ["8bit", "4bit"])
+def test_every_stage_learns_beside_a_packed_base(how, tmp_path, monkeypatch):
+    """Through their commands, and merged into the whole base afterwards."""
+    pytest.importorskip("bitsandbytes")
+    monkeypatch.delenv("RLHF_PROFILE", raising=False)
+    for name, value in {"RLHF_HOME": str(tmp_path), "RLHF_DEVICE": "cpu"}.items():
+        monkeypatch.setenv(name, value)
+    tokenizer = llama_tokenizer([*tiny_reviews(8), pairs.HUMAN, pairs.ASSISTANT])
+    model = tiny_lm("llama", **WIDE["llama"], vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2)
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "model" / "base")
+    rows = [{"question": f"was it {k}", "chosen": f"good {k}", "rejected": f"bad {k}"} for k in range(12)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    common = ["--policy", "base", "--data", "pairs.jsonl", "--batch_size", "2", "--dtype", "bfloat16"]
+    common += ["--lora_rank", "2", "--merge", "false", "--quantize", how]
+    sizes = ["--max_length", "40", "--epochs", "1"]
+    own = {
+        "sft": sizes,
+        "reward": [*sizes, "--pairs", "8", "--held_out", "4"],
+        "ppo": [
+            *("--reward_model", "reward", "--steps", "2", "--mini_batch_size", "2", "--log_with", "none"),
+            *("--query_tokens", "[2, 40]", "--response_tokens", "[3, 4]", "--learning_rate", "1e-3"),
+        ],
+    }
+    for stage, words in own.items():
+        train.run(stage, [*common, *words, "--output", f"{stage}_lora"])
+        adapter = load_file(tmp_path / "output" / f"{stage}_lora" / merge.WEIGHTS)
+        assert all(w.abs().max() > 0 for name, w in adapter.items() if "lora_B" in name)
+        merge.merge(f"{stage}_lora", stage)
+        merged = load_file(tmp_path / "output" / stage / "model.safetensors")
+        assert all(w.is_floating_point() for w in merged.values())  # whole weights, none of them packed

@@ -41,7 +41,8 @@ surprising. Every deliberate departure:
     process would take with all their rollouts: minibatches are drawn from the common batch, and whitening,
     losses, KL, brakes and statistics are those of that batch (TRL whitens and shuffles within each process).
     Each samples from its own seed.
-14. :meth:`PPOTrainer.save_state` and ``load_state`` are new, and ``dataloader`` knows its place for them.
+14. :meth:`PPOTrainer.save_state` and ``load_state`` are new, and ``dataloader`` knows its place for them;
+    so is ``config.optimizer``, a name.
 15. Not here: encoder-decoder models, uploading to a hub, models in shards (DeepSpeed, FSDP), shared layers.
 """
 
