@@ -40,6 +40,7 @@ html_js_files = [("switch.js", {"defer": "defer"})]
 html_copy_source = html_use_index = False
 html_show_sourcelink = False
 html_search_language = either("zh", "en")
+html_search_scorer = str(Path(__file__).parent / "scorer.js")
 html_sidebars = {page: [] for page in ("index", "guide", "results", "downloads", "glossary", "files/**")}
 html_sidebars["lessons/**"] = ["sidebar-nav-bs"]
 html_context = {"default_mode": "auto"}

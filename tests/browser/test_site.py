@@ -147,6 +147,9 @@ def test_search_finds_the_lesson(chromium, address, language, query, lesson):
         page.keyboard.type(query)
         page.keyboard.press("Enter")
         page.wait_for_selector(f"#search-results a[href*='{lesson}']")
+        if query == "奖励模型":  # the glossary's entry, then the lesson of that name
+            found = page.locator("#search-results li a").evaluate_all("all => all.map(each => each.href)")
+            assert "glossary.html" in found[0] and lesson in found[1], found
         page.wait_for_function("document.querySelectorAll('#search-results .context').length > 0")
         shown = page.locator("#search-results").inner_text()
         assert query.lower()[:4] in shown.lower()
