@@ -7,7 +7,8 @@ Out: ``model/<profile>/policy`` and ``model/<profile>/sentiment`` in the file la
     python -m rlhf.build --profile imdb --data dataset/imdb  # real reviews, small models
 
 Every stage is built beside its place and renamed when whole, so a folder is either complete or absent. A
-stage whose sizes, seed and data have not changed is skipped; an interrupted one starts over.
+stage whose sizes, seed and data have not changed is skipped; an interrupted one starts over. The command
+trains policy and classifier side by side where there are cores for both; the weights are the same.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from rlhf import errors, profiles
+from rlhf.beside import beside
 from rlhf.files import whole_folder
 
 FORMAT = 1  # raise it when the same sizes and seed should give other files than before
 FREE_BYTES = 300 * 2**20
+MODELS = ("policy", "sentiment")
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,16 @@ class Plan:
 
 
 def build(
-    profile: str | None = None, data: str | Path | None = None, seed: int | None = None, force=False
+    profile: str | None = None,
+    data: str | Path | None = None,
+    seed: int | None = None,
+    force: bool = False,
+    side_by_side: bool = False,
 ) -> Plan:
     """Build what is missing or out of date, in order; one line per stage.
+
+    Args:
+        side_by_side: train the two models at the same time, the classifier in a process of its own.
 
     Raises:
         BadProfile: the profile has nothing to build (``full`` is downloaded).
@@ -62,8 +72,12 @@ def build(
         if "corpus" in plan.sizes:
             _corpus_stage(plan, force)
         reviews = _Reviews(plan.data)
-        _policy_stage(plan, reviews, force)
-        _sentiment_stage(plan, reviews, force)
+        if side_by_side and (force or not any(_up_to_date(name, plan, reviews) for name in MODELS)):
+            with beside(_classifier_alone, plan, force):
+                _policy_stage(plan, reviews, force)
+        else:
+            _policy_stage(plan, reviews, force)
+            _sentiment_stage(plan, reviews, force)
     return plan
 
 
@@ -140,6 +154,11 @@ def _corpus_stage(plan: Plan, force: bool) -> None:
     _say(f"corpus · {plan.data.name} · {time.monotonic() - begin:.0f} s")
 
 
+def _classifier_alone(plan: Plan, force: bool) -> None:
+    """The last stage in a process of its own, which reads the reviews itself."""
+    _sentiment_stage(plan, _Reviews(plan.data), force)
+
+
 def _policy_stage(plan: Plan, reviews: _Reviews, force: bool) -> None:
     from rlhf import pretrain
 
@@ -148,7 +167,9 @@ def _policy_stage(plan: Plan, reviews: _Reviews, force: bool) -> None:
     def train() -> tuple[Any, Any, dict]:
         texts = reviews.texts["train"][: sizes.get("reviews")]
         tokenizer = pretrain.policy_tokenizer(texts, sizes["vocab"], sizes["positions"])
-        model, facts = pretrain.train_policy(tokenizer, texts, sizes, plan.seed, plan.device, _say)
+        model, facts = pretrain.train_policy(
+            tokenizer, texts, sizes, plan.seed, plan.device, _say_of("policy")
+        )
         return tokenizer, model, facts
 
     _model_stage("policy", plan.policy, plan, reviews, force, train)
@@ -157,14 +178,12 @@ def _policy_stage(plan: Plan, reviews: _Reviews, force: bool) -> None:
 def _sentiment_stage(plan: Plan, reviews: _Reviews, force: bool) -> None:
     from rlhf import pretrain
 
-    sizes = plan.sizes["sentiment"]
+    sizes, say = plan.sizes["sentiment"], _say_of("sentiment")
 
     def train() -> tuple[Any, Any, dict]:
         texts, labels = (part["train"][: sizes.get("reviews")] for part in (reviews.texts, reviews.labels))
         tokenizer = pretrain.classifier_tokenizer(texts, sizes["vocab"], sizes["positions"])
-        model, facts = pretrain.train_classifier(
-            tokenizer, texts, labels, sizes, plan.seed, plan.device, _say
-        )
+        model, facts = pretrain.train_classifier(tokenizer, texts, labels, sizes, plan.seed, plan.device, say)
         right = pretrain.accuracy(
             model,
             tokenizer,
@@ -173,7 +192,7 @@ def _sentiment_stage(plan: Plan, reviews: _Reviews, force: bool) -> None:
             window=min(256, sizes["positions"]),
             device=plan.device,
         )
-        _say(f"  accuracy on the test split, first 256 tokens: {right:.4f}")
+        say(f"accuracy on the test split, first 256 tokens: {right:.4f}")
         return tokenizer, model, {**facts, "test_accuracy": right}
 
     _model_stage("sentiment", plan.sentiment, plan, reviews, force, train)
@@ -187,8 +206,7 @@ def _model_stage(
     force: bool,
     train: Callable[[], tuple[Any, Any, dict]],
 ) -> None:
-    mark = _digest([FORMAT, name, plan.sizes[name], plan.seed, reviews.digest])
-    if not force and _recorded(folder) == mark:
+    if not force and _up_to_date(name, plan, reviews):
         return _say(f"{name} · {_place(folder)} is up to date")
     _say(f"{name} · building {_place(folder)} from {reviews.folder.name}, seed {plan.seed}, on {plan.device}")
     begin = time.monotonic()
@@ -199,7 +217,7 @@ def _model_stage(
         tokenizer.save_pretrained(partial)
         tokenizer.backend_tokenizer.model.save(str(partial))  # vocab.json and merges.txt, as on the hub
         record = {
-            "fingerprint": mark,
+            "fingerprint": _fingerprint(name, plan, reviews),
             "seed": plan.seed,
             "data": str(reviews.folder),
             "sizes": plan.sizes[name],
@@ -259,6 +277,15 @@ def _write_record(folder: Path, record: dict) -> None:
     (folder / "build.json").write_text(json.dumps(record, indent=1, default=dict) + "\n", encoding="utf-8")
 
 
+def _fingerprint(name: str, plan: Plan, reviews: _Reviews) -> str:
+    """What a model depends on."""
+    return _digest([FORMAT, name, plan.sizes[name], plan.seed, reviews.digest])
+
+
+def _up_to_date(name: str, plan: Plan, reviews: _Reviews) -> bool:
+    return _recorded(getattr(plan, name)) == _fingerprint(name, plan, reviews)
+
+
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=dict).encode()).hexdigest()
 
@@ -279,6 +306,11 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _say_of(name: str) -> Callable[[str], None]:
+    """Lines of a stage, named: two may be talking at the same time."""
+    return lambda line: _say(f"{name} · {line.strip()}")
+
+
 @errors.command
 def main(arguments: list[str] | None = None) -> int:
     """The command ``python -m rlhf.build``."""
@@ -288,7 +320,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="default: the profile's seed")
     parser.add_argument("--force", action="store_true", help="build again even what is up to date")
     asked = parser.parse_args(arguments)
-    build(asked.profile, asked.data, asked.seed, asked.force)
+    room = (os.cpu_count() or 1) > 1 and profiles.pick_device() == "cpu"
+    build(asked.profile, asked.data, asked.seed, asked.force, side_by_side=room)
     return 0
 
 

@@ -21,6 +21,9 @@ class CourseError(Exception):
         self.zh, self.en = zh, en
         super().__init__(f"{zh}\n{en}")
 
+    def __reduce__(self) -> tuple:
+        return type(self), (self.zh, self.en)  # so that another process can raise it
+
 
 class MissingAssets(CourseError, FileNotFoundError):
     """A model or a data set is not on this machine; the message names the command that gets it."""

@@ -1,5 +1,6 @@
 """rlhf.build on a tiny plan: what it writes, that it repeats, that it never leaves half a folder."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 import textwrap
 import time
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf import build as building
 from rlhf import profiles
+from rlhf.beside import beside
 from rlhf.corpus import write_corpus
 from rlhf.errors import BadData, BadProfile, CannotWrite, MissingAssets
 from rlhf.rewards import SentimentReward
@@ -155,6 +158,53 @@ def test_killed_build_leaves_nothing_half_written_and_the_next_one_finishes(home
     plan = building.build("imdb", reviews)  # the kernel released the lock; the policy is kept
     assert (plan.sentiment / "model.safetensors").is_file()
     assert not list((home / "model/imdb").glob(".*.partial"))
+
+
+def test_side_by_side_gives_the_same_bytes(home, reviews, built_once, capfd):
+    building.build("imdb", reviews, side_by_side=True)
+    assert hashes(home) == hashes(built_once)
+    said = capfd.readouterr().out
+    assert "policy · step 12/12" in said and "sentiment · step 60/60" in said
+    building.build("imdb", reviews, side_by_side=True)
+    assert capfd.readouterr().out.count("up to date") == 2
+
+
+def test_what_goes_wrong_side_by_side_is_said(home, reviews, monkeypatch):
+    """The classifier's place cannot be written; what the other process raises arrives here whole."""
+    plan = building.make_plan("imdb", reviews, None)
+    blocked = home / "file"
+    blocked.touch()
+    plan = dataclasses.replace(plan, sentiment=blocked / "sentiment")
+    monkeypatch.setattr(building, "make_plan", lambda *_: plan)
+    with pytest.raises(CannotWrite, match="Cannot write") as caught:
+        building.build("imdb", reviews, side_by_side=True)
+    assert caught.value.zh.startswith("无法写入") and (plan.policy / "config.json").is_file()
+
+
+def test_a_killed_second_process_is_noticed_and_does_not_outlive_the_first(tmp_path):
+    with pytest.raises(RuntimeError, match="process of abort was killed"), beside(os.abort):
+        pass
+    script = """
+        import os, sys, time
+        from rlhf.beside import beside
+        def work(file):
+            open(file, "w").write(str(os.getpid()))
+            time.sleep(600)
+        if __name__ == "__main__":
+            with beside(work, sys.argv[1]):
+                while not (os.path.exists(sys.argv[1]) and open(sys.argv[1]).read()):
+                    time.sleep(0.05)
+                os.kill(os.getpid(), 9)
+    """
+    program, file = tmp_path / "program.py", tmp_path / "pid"
+    program.write_text(textwrap.dedent(script))
+    subprocess.run(
+        [sys.executable, str(program), str(file)], env=os.environ | {"PYTHONPATH": str(profiles.CHECKOUT)}
+    )
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(int(file.read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_failing_write_keeps_the_old_model(built, home, reviews, monkeypatch):

@@ -25,6 +25,7 @@ from tools.timing import Stopwatch, stamp
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 CURSOR_UP = re.compile(r"\x1b\[(\d*)A")
+QUIET = ["--log-level=ERROR"]  # a kernel warns that it talks over TCP; it does so on this machine only
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -33,7 +34,7 @@ class ThisPython(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        return KernelSpec(argv=make_ipkernel_cmd(), display_name="Python 3", language="python")
+        return KernelSpec(argv=make_ipkernel_cmd(extra_arguments=QUIET), display_name="Python 3", language="python")
 
 
 class CellFailed(Exception):
