@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import openai
 import pytest
 import torch
 import yaml
-from ppo_tools import TEXT, tiny_lm, tiny_reviews, tiny_tokenizer
+from ppo_tools import TEXT, llama_tokenizer, tiny_lm, tiny_reviews, tiny_tokenizer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlhf import merge, pairs, profiles, recipes, rewards, serve, stages, train
+from rlhf import loop, merge, pairs, profiles, recipes, reward_model, rewards, serve, stages, train
 from rlhf.errors import BadData, BadRecipe, MissingAssets
 
 RECIPES = profiles.CHECKOUT / "recipes"
@@ -48,10 +49,9 @@ def home(tmp_path_factory):
         patch.setenv("RLHF_HOME", str(root))
         patch.setenv("RLHF_DEVICE", "cpu")
         patch.chdir(root)
-        tokenizer = tiny_tokenizer([*tiny_reviews(8), pairs.HUMAN, pairs.ASSISTANT])
-        end = tokenizer.eos_token_id
+        tokenizer = llama_tokenizer([*tiny_reviews(8), pairs.HUMAN, pairs.ASSISTANT])
         sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 128, "initializer_range": 0.05}
-        model = tiny_lm("llama", **sizes, bos_token_id=end, eos_token_id=end, pad_token_id=None)
+        model = tiny_lm("llama", **sizes, bos_token_id=1, eos_token_id=2, pad_token_id=None)
         model.save_pretrained(root / "model" / "Llama-2-7b-hf")
         tokenizer.save_pretrained(root / "model" / "Llama-2-7b-hf")
         data = root / "dataset" / "orca_dpo_pairs"
@@ -65,7 +65,7 @@ def orca_rows(count: int) -> list[dict[str, str]]:
     return [
         {
             "system": "be good" if k % 2 else "",
-            "question": f"was {words[k]} {words[k + 1]}",
+            "question": " ".join(words * 3) if k == 7 else f"was {words[k]} {words[k + 1]}",
             "chosen": f"{words[k]} was good",
             "rejected": f"{words[k]} was bad",
         }
@@ -133,9 +133,70 @@ def test_the_reward_model_scores_with_the_tokens_of_its_training(chain, home):
     assert seen == [trained] and len(trained) == 64 and trained[-1] == score.tokenizer.eos_token_id
 
 
-def test_queries_are_whole_questions_with_the_tokens_of_sft(chain, home):
-    from rlhf import loop
+def texts_of_training(chain, home) -> list[list[int]]:
+    """The preferred texts in RewardTrainer's batches, as tokens, padding taken away."""
+    values = train.plan("reward", ["--config", str(RECIPES / "7b" / "reward.yaml"), *SMALL["reward"]]).values
+    setup = stages._with_sizes(train.make_setup(stages.STAGES["reward"], values), values)
+    splits = pairs.load_splits(home / "dataset" / "orca_dpo_pairs", 8, 4)
+    tokenizer = reward_model.load_tokenizer(chain / "sft_7b")
+    model = reward_model.new_model(chain / "sft_7b", tokenizer)
+    longest = values["max_length"]
+    trainer = reward_model.new_trainer(setup, splits, tokenizer, model, longest=longest, report_to="none")
+    rows = []
+    for batch in trainer.get_train_dataloader():
+        both = list(zip(batch["input_ids"], batch["attention_mask"], strict=True))
+        rows += [ids[mask.bool()].tolist() for ids, mask in both[: len(both) // 2]]
+    return sorted(rows)
 
+
+def texts_of_ppo(chain, home, score: rewards.PairwiseReward, begins: int = 0) -> list[list[int]]:
+    """What the reward model reads in one turn of PPO whose responses are the preferred answers."""
+    values = train.plan("ppo", ["--config", str(RECIPES / "7b" / "ppo.yaml"), *SMALL["ppo"]]).values
+    setup = train.make_setup(stages.STAGES["ppo"], values)
+    tokenizer = AutoTokenizer.from_pretrained(chain / "sft_7b")
+    found = loop.question_prompts(setup, tokenizer, home / "dataset" / "orca_dpo_pairs")[:8]
+    answers = [f" {row['chosen']}{tokenizer.eos_token}" for row in orca_rows(8)]
+    written = [torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in answers]
+    trainer = SimpleNamespace(
+        tokenizer=tokenizer,
+        generate=lambda queries, **settings: written,
+        step=lambda *rollouts: {},
+        log_stats=lambda *rest: {},
+    )
+    seen = []
+
+    def look(module, args, kwargs):
+        for ids, mask in zip(kwargs["input_ids"], kwargs["attention_mask"], strict=True):
+            seen.append(ids[mask.bool()].tolist())
+
+    hook = score.model.register_forward_pre_hook(look, with_kwargs=True)
+    batch = {"input_ids": found["input_ids"], "query": [text[begins:] for text in found["query"]]}
+    try:
+        loop.one_step(trainer, score, None, batch)
+    finally:
+        hook.remove()
+    return sorted(seen)
+
+
+def test_ppo_scores_the_tokens_of_the_reward_models_training(chain, home):
+    """And would not, if template, tokenizer, truncation or the end-of-sequence token were other ones."""
+    wanted = texts_of_training(chain, home)
+    score = stages.load_reward(chain / "rm_7b", "cpu")
+    assert texts_of_ppo(chain, home, score) == wanted
+    assert [len(ids) for ids in wanted].count(64) == 1 and all(ids[0] == 1 and ids[-1] == 2 for ids in wanted)
+    score.max_length = 63
+    assert texts_of_ppo(chain, home, score) != wanted
+    score = stages.load_reward(chain / "rm_7b", "cpu")
+    score.tokenizer.eos_token = "<unk>"
+    assert texts_of_ppo(chain, home, score) != wanted
+    score = stages.load_reward(chain / "rm_7b", "cpu")
+    score.tokenizer = tiny_tokenizer(tiny_reviews(8))
+    score.tokenizer.pad_token = score.tokenizer.eos_token
+    assert texts_of_ppo(chain, home, score) != wanted
+    assert texts_of_ppo(chain, home, stages.load_reward(chain / "rm_7b", "cpu"), begins=3) != wanted
+
+
+def test_queries_are_whole_questions_with_the_tokens_of_sft(chain, home):
     setup = train.make_setup(
         stages.STAGES["ppo"],
         train.plan("ppo", ["--config", str(RECIPES / "7b" / "ppo.yaml"), *SMALL["ppo"]]).values,
@@ -144,7 +205,7 @@ def test_queries_are_whole_questions_with_the_tokens_of_sft(chain, home):
     found = loop.question_prompts(setup, tokenizer, home / "dataset" / "orca_dpo_pairs")
     for query, ids, row in zip(found["query"], found["input_ids"], orca_rows(12), strict=True):
         assert query == pairs.to_text(row["question"], "", row["system"])[:-1]
-        assert ids.tolist() == tokenizer(query)["input_ids"]
+        assert ids.tolist() == tokenizer(query)["input_ids"] and ids[0] == tokenizer.bos_token_id
     few = train.dataclasses.replace(setup, prompts={"min_tokens": 1, "max_tokens": 2})
     with pytest.raises(BadData, match="no question of 1 to 1 tokens"):
         loop.question_prompts(few, tokenizer, home / "dataset" / "orca_dpo_pairs")
