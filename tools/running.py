@@ -25,7 +25,7 @@ from tools.timing import Stopwatch, stamp
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 CURSOR_UP = re.compile(r"\x1b\[(\d*)A")
-QUIET = ["--log-level=ERROR"]  # a kernel warns that it talks over TCP; it does so on this machine only
+QUIET = ["--log-level=ERROR"]  # no warning about TCP: nobody but this machine listens
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -34,7 +34,8 @@ class ThisPython(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        return KernelSpec(argv=make_ipkernel_cmd(extra_arguments=QUIET), display_name="Python 3", language="python")
+        command = make_ipkernel_cmd(extra_arguments=QUIET)
+        return KernelSpec(argv=command, display_name="Python 3", language="python")
 
 
 class CellFailed(Exception):
