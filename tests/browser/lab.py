@@ -74,6 +74,9 @@ FOCUS = f"""(index) => {{ {CELL}
              place: Array.from(all).indexOf(here), name: (own || label || here.textContent).trim(),
              value: here.getAttribute('aria-valuenow')}};
 }}"""
+DRAWN = f"""(index) => {{ {CELL}
+    return cell.querySelector('.jupyter-widgets') !== null;
+}}"""
 CONTROLS = f"""(index) => {{ {CELL}
     const kinds = ['[role=slider]', 'button', 'select', 'input', 'textarea'];
     return cell.querySelectorAll(kinds.map(kind => '.jupyter-widgets ' + kind).join(', ')).length;
