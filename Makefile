@@ -87,7 +87,7 @@ test: export OMP_NUM_THREADS = 1
 test: lint
 	env -u OMP_NUM_THREADS $(BIN)/python -m rlhf.build --profile offline
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --nbmake --nbmake-timeout=600 notebooks
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --nbmake --nbmake-timeout=600 --timeout=1800 notebooks
 
 # Opens the lessons in a real browser, runs them there and looks. Needs a Chromium (apt install chromium).
 # LESSONS="00 06": only these.

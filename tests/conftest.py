@@ -8,12 +8,14 @@ import os
 
 LONG = (  # seconds of CPU time in 2026-11: 36 to 15
     "test_download_loading",
+    "test_plan",
     "test_ppo_parallel",
     "test_pipeline",
     "test_ppo_state",
     "test_build",
     "test_executing",
     "test_large",
+    "test_reward_model",
     "test_train",
     "test_beyond",
     "test_rejection",
