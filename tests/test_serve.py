@@ -122,7 +122,7 @@ def test_an_answer_ends_where_the_positions_end(running):
     client = running.client()
     whole = [
         client.completions.create(model="policy", prompt="this movie was", seed=seed).usage
-        for seed in range(4)
+        for seed in range(2)
     ]
     assert max(used.total_tokens for used in whole) <= 64 and whole[0].prompt_tokens > 1
     cut = client.completions.create(model="policy", prompt="was " * 25, max_tokens=500, seed=1)
@@ -234,8 +234,8 @@ def test_nothing_outlives_a_signal_to_stop(running):
     children = psutil.Process(running.process.pid).children(recursive=True)
     assert any("rlhf.serve.engine" in child.cmdline() for child in children)
     running.process.send_signal(signal.SIGTERM)
-    assert running.process.wait(60) == 130
-    assert not psutil.wait_procs(children, timeout=10)[1]
+    assert running.process.wait(120) == 130
+    assert not psutil.wait_procs(children, timeout=30)[1]
     with pytest.raises(OSError):
         running.get("/")
 
