@@ -17,7 +17,9 @@ import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Patch
+from matplotlib.path import Path
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from rlhf import pictures
 
@@ -114,28 +116,37 @@ def too_close(colours: Iterable[object], least: float = APART) -> list[str]:
 def faint_words(figure: Figure, least: float = READABLE) -> list[str]:
     """Texts of a figure whose contrast with what lies behind them is too low."""
     figure.draw_without_rendering()
-    shapes = (patch for patch in figure.findobj(Patch) if not isinstance(patch, FancyArrowPatch))
-    patches = sorted(shapes, key=lambda patch: patch.get_zorder())
+    filled = _filled(figure)
     found = []
     for text in figure.findobj(Text):
         if not text.get_text().strip() or not text.get_visible():
             continue
-        ground = _behind(text, patches, figure)
+        ground = _behind(text, filled, figure)
         ratio = contrast(over(text.get_color(), ground, text.get_alpha() or 1.0), ground)
         if ratio < least:
             found.append(f"{text.get_text()[:40]!r}: {ratio:.2f}")
     return found
 
 
-def _behind(text: Text, patches: list[Patch], figure: Figure) -> tuple[float, float, float]:
+def _filled(figure: Figure) -> list[tuple[float, Path, Bbox, tuple]]:
+    """Height, outline in pixels, its box, and colour of every filled shape, from the lowest up."""
+    found = []
+    for patch in figure.findobj(Patch):
+        face = to_rgba(patch.get_facecolor())
+        if face[3] and patch.get_visible() and patch.get_fill() and not isinstance(patch, FancyArrowPatch):
+            outline = patch.get_transform().transform_path(patch.get_path())
+            height = -math.inf if patch is figure.patch else patch.get_zorder()
+            found.append((height, outline, outline.get_extents(), face))
+    return sorted(found, key=lambda shape: shape[0])
+
+
+def _behind(text: Text, filled: list[tuple], figure: Figure) -> tuple[float, float, float]:
     """The colour under the middle of a text: all filled shapes there, from the lowest up."""
     box = text.get_window_extent()
     middle = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
     colour = to_rgba(figure.get_facecolor())[:3]
-    for patch in patches:
-        face = to_rgba(patch.get_facecolor())
-        below = patch.get_zorder() <= text.get_zorder() or patch is figure.patch
-        if face[3] and patch.get_visible() and below and patch.get_fill() and patch.contains_point(middle):
+    for height, outline, extent, face in filled:
+        if height <= text.get_zorder() and extent.contains(*middle) and outline.contains_point(middle):
             colour = over(face, colour)
     return colour
 
