@@ -17,8 +17,6 @@ from collections.abc import Callable
 import psutil
 from nbformat import NotebookNode
 
-from rlhf import report
-
 SECONDS, TIMED = "seconds", "timed"
 
 
@@ -56,6 +54,8 @@ class Stopwatch:
 
 def stamp(notebook: NotebookNode, threads: int | None = None) -> None:
     """Note in ``notebook`` when and where its cells were timed, with how many threads."""
+    from rlhf import report  # with pandas and matplotlib, which those who only read times do without
+
     notebook.metadata[TIMED] = {
         "date": datetime.date.today().isoformat(),
         "hardware": report.hardware(),
