@@ -2,6 +2,7 @@
 
     python -m rlhf.plan --recipe recipes/7b/ppo.yaml                    # beside every GPU of rlhf/gpus.yaml
     python -m rlhf.plan --recipe recipes/7b/ppo.yaml --gpu rtx-4090     # what to change if it does not fit
+    python -m rlhf.plan --recipe recipes/7b/ppo.yaml --quantize 4bit    # any field of the recipe
     python -m rlhf.plan --recipe recipes/7b/sft.yaml --gpu a100-80gb --processes 8 --zero 3 --lora_rank 0
 
 In: a recipe of :mod:`rlhf.train`, and the configuration of its model (a folder, an exhibit of the museum, or
