@@ -72,7 +72,7 @@ FOCUS = f"""(index) => {{ {CELL}
     const all = cell.querySelectorAll('.jupyter-widgets [tabindex], .jupyter-widgets [contenteditable]');
     return {{role: here.getAttribute('role') || here.tagName.toLowerCase(),
              place: Array.from(all).indexOf(here), name: (own || label || here.textContent).trim(),
-             value: here.getAttribute('aria-valuenow')}};
+             value: (box.querySelector('.widget-readout') || {{}}).textContent || null}};
 }}"""
 DRAWN = f"""(index) => {{ {CELL}
     return cell.querySelector('.jupyter-widgets') !== null;
@@ -165,7 +165,8 @@ def broken_images(page, index: int) -> list[str]:
 
 @dataclass
 class Control:
-    """What the keyboard has: a control of a widget. ``place`` tells it from the others of its cell."""
+    """What the keyboard has: a control of a widget. ``place`` tells it from the others of its cell; ``value``
+    is what its readout says (``aria-valuenow`` has one decimal)."""
 
     role: str
     place: int
