@@ -92,7 +92,7 @@ test: lint
 # Opens the lessons in a real browser, runs them there and looks. Needs a Chromium (apt install chromium).
 # LESSONS="00 06": only these.
 test-browser: export RLHF_PROFILE = offline
-test-browser: build
+test-browser: build site
 	$(BIN)/pip install -q -r requirements-browser.txt
 	RLHF_BROWSER=1 RLHF_BROWSER_LESSONS="$(LESSONS)" $(BIN)/python -m pytest tests/browser
 

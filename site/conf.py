@@ -26,7 +26,8 @@ nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # would come from a CDN; committed notebooks hold no widgets
 nb_code_prompt_show = either("显示答案", "Show the solution")
 nb_code_prompt_hide = either("收起答案", "Hide the solution")
-myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_enable_extensions = ["dollarmath", "amsmath", "html_image"]
+myst_heading_anchors = 4  # [links](#such-as-this) within a page
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type"]  # a cell may begin below the level before it
 highlight_language = "none"
 

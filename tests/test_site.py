@@ -235,6 +235,13 @@ def test_a_readme_without_its_table_is_named(course):
         site_pages.Readme(path)
 
 
+def test_pictures_in_html_are_found_and_chinese_lines_joined():
+    links = site_links.Links(ROOT, "zh")
+    shown = links.rewrite('# 标题\n第一\n行\n\n<img src="../figs/00_roles.svg" alt="图">', "notebooks")
+    assert shown == '# 标题\n第一行\n\n<img src="/figs/00_roles.svg" alt="图">'
+    assert list(links.figures) == ["figs/00_roles.svg"] and not links.files
+
+
 def test_links_in_code_stay():
     text = "`[a](b)` and\n```\n[c](d)\n# no heading\n```\n# heading"
     assert site_links.Links(ROOT, "en").rewrite(text) == text

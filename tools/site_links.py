@@ -15,14 +15,13 @@ from tools.twins import CJK
 
 KEEP = re.compile(r"^(?P<mark>```+|~~~+).*?^(?P=mark)\s*$|(?P<tick>`+).+?(?P=tick)", re.M | re.S)  # code
 TARGET = re.compile(r"(!?)(\[(?:[^\[\]]|\[[^\]]*\])*\])\(\s*([^)\s]+)([^)]*)\)")
-BROKEN_LINE = re.compile(rf"(?<={CJK.pattern})\n(?={CJK.pattern})")  # a browser would show a space there
+PICTURE = re.compile(r"(<img\b[^>]*?\bsrc=[\"'])([^\"']+)")
+ELSEWHERE = re.compile(r"[a-z]+:|#|//")
 HEADING = re.compile(r"^(#{1,6}) ", re.M)
 PAGES = {  # files that are pages of their own
     "README.md": "/index.md",
     "README.zh.md": "/index.md",
     "GLOSSARY.md": "/glossary.md",
-    "benchmarks/RESULTS.md": "/results.md",
-    "benchmarks/RESULTS-download.md": "/results.md",
 }
 
 
@@ -49,17 +48,29 @@ class Links:
 
     def rewrite(self, text: str, folder: str = "") -> str:
         """``text`` of a file in ``folder`` with the site's addresses. Raises BadData if one leads nowhere."""
-        return outside_code(
-            text, lambda part: BROKEN_LINE.sub("", TARGET.sub(lambda m: self._moved(m, folder), part))
-        )
+        return outside_code(text, lambda part: without_broken_lines(self._all_moved(part, folder)))
+
+    def _all_moved(self, text: str, folder: str) -> str:
+        text = TARGET.sub(lambda match: self._moved(match, folder), text)
+        return PICTURE.sub(lambda match: f"{match[1]}{self._shown(match[2], folder)}", text)
 
     def _moved(self, match: re.Match, folder: str) -> str:
         shown, words, address, rest = match.groups()
-        if re.match(r"[a-z]+:|#|//", address):
+        if shown:
+            return f"!{words}({self._shown(address, folder)}{rest})"
+        if ELSEWHERE.match(address):
             return match[0]
         path, new = self.place(address.partition("#")[0], folder)
-        (self.figures if shown else self.files).setdefault(path)
-        return f"{shown}{words}({new if not shown else '/' + path}{rest})"
+        self.files.setdefault(path)
+        return f"{words}({new}{rest})"
+
+    def _shown(self, address: str, folder: str) -> str:
+        """Where a picture lies, seen from the folder of the pages."""
+        if ELSEWHERE.match(address):
+            return address
+        path = self.place(address, folder)[0]
+        self.figures.setdefault(path)
+        return f"/{path}"
 
     def place(self, address: str, folder: str) -> tuple[str, str]:
         """An address as seen from ``folder`` → the file's path in the checkout, its address on the site."""
@@ -77,12 +88,27 @@ class Links:
                 f"{folder}/ 中的链接 {address} 没有目标。", f"{address}, linked in {folder}/, is not there."
             )
         if (self.root / path).is_dir():
-            path = f"{path}/README.md" if (self.root / path / "README.md").is_file() else path
+            inside = f"{path}/README.md".lstrip("/")
+            path = inside if (self.root / inside).is_file() else path
         if path in PAGES:
             return path, PAGES[path]
+        if re.fullmatch(r"benchmarks/RESULTS[^/]*\.md", path):
+            return path, "/results.md"
         if path.startswith("notebooks/"):
             return path, f"/lessons/{Path(path).name}"
         return path, f"/files/{path}.md"
+
+
+def without_broken_lines(text: str) -> str:
+    """Chinese lines of one paragraph joined: a browser would show a space where the line was broken."""
+    lines = [""]
+    for line in text.split("\n"):
+        before = lines[-1]
+        if CJK.match(line[:1]) and CJK.match(before[-1:]) and not before.startswith(("#", "|")):
+            lines[-1] += line
+        else:
+            lines.append(line)
+    return "\n".join(lines[1:])
 
 
 def numbered(text: str, name: str, first: int = 1) -> tuple[str, int]:

@@ -22,6 +22,7 @@ from tools.site_links import Links, numbered, outside_code
 
 SECTION = re.compile(r"^## ", re.M)
 COMMENT = re.compile(r"<!--.*?-->\n?", re.S)
+PICTURES = {".svg", ".png", ".jpg", ".gif", ".webp"}
 LEXERS = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
 WORDS = {
     "zh": {
@@ -125,9 +126,8 @@ class Pages:
     def _results(self, readme: Readme) -> None:
         page = [f"# {self.words['results']}", _body(readme.results), f"## {self.words['measured']}"]
         text = self.links.rewrite(COMMENT.sub("", "\n\n".join(page)))
-        for file in ("RESULTS.md", "RESULTS-download.md"):
-            own = (self.course.root / "benchmarks" / file).read_text(encoding="utf-8")
-            own = self.links.rewrite(COMMENT.sub("", own), "benchmarks")
+        for file in sorted((self.course.root / "benchmarks").glob("RESULTS*.md"), key=lambda path: path.stem):
+            own = self.links.rewrite(COMMENT.sub("", file.read_text(encoding="utf-8")), "benchmarks")
             own = outside_code(own, lambda part: re.sub(r"^(#+) ", r"\1## ", part, flags=re.M))
             text += f"\n\n{own}"
         whole_text(self.folder / "results.md", numbered(text, "results")[0])
@@ -165,23 +165,23 @@ class Pages:
                     self._file(path, self.folder / new[1:])
 
     def _file(self, path: str, page: Path) -> None:
-        source = self.course.root / path
+        name = re.sub(r"[^a-z0-9]+", "-", f"file-{path}".lower())
+        whole_text(page, f"---\norphan: true\n---\n{numbered(self._as_markdown(path), name)[0]}")
+
+    def _as_markdown(self, path: str) -> str:
+        """A folder as a list, Markdown as it is, a picture as a picture, anything else as code."""
+        source, words = self.course.root / path, self.words["file"].format(path=path)
         if source.is_dir():
             names = sorted(each.name for each in source.iterdir() if not each.name.startswith((".", "_")))
-            text = f"# {path}\n\n" + "\n".join(f"- [{name}]({name})" for name in names)
-            body = self.links.rewrite(text, path)
-        elif source.suffix == ".md":
-            body = self.links.rewrite(
-                COMMENT.sub("", source.read_text(encoding="utf-8")), str(Path(path).parent)
-            )
-        else:
-            code = source.read_text(encoding="utf-8")
-            fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", code)), default=0))
-            kind = LEXERS.get(source.suffix, "text")
-            words = self.words["file"].format(path=path)
-            body = f"# {source.name}\n\n{words}\n\n{fence}{kind}\n{code}\n{fence}\n"
-        name = re.sub(r"[^a-z0-9]+", "-", f"file-{path}".lower())
-        whole_text(page, f"---\norphan: true\n---\n{numbered(body, name)[0]}")
+            return self.links.rewrite("\n".join([f"# {path}\n", *(f"- [{n}]({n})" for n in names)]), path)
+        if source.suffix in PICTURES:
+            self.links.figures.setdefault(path)
+            return f"# {source.name}\n\n![{words}](/{path})\n"
+        text = source.read_text(encoding="utf-8", errors="replace")
+        if source.suffix == ".md":
+            return self.links.rewrite(COMMENT.sub("", text), str(Path(path).parent))
+        fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
+        return f"# {source.name}\n\n{words}\n\n{fence}{LEXERS.get(source.suffix, 'text')}\n{text}\n{fence}\n"
 
 
 class Readme:
