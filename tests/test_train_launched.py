@@ -60,7 +60,7 @@ def two(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess, list[dict]
         [*launch, str(WORKER)], env=environment | settings, stderr=subprocess.PIPE, text=True
     )
     try:
-        _, said = process.communicate(timeout=540)
+        _, said = process.communicate(timeout=1200)
     finally:
         process.terminate()  # if it took too long; it ends its two processes, which a kill would leave
     done = subprocess.CompletedProcess(launch, process.returncode, stderr=said)
