@@ -600,7 +600,7 @@ for name, found in needs.items():
 # 箭头后面是表里装得下它的最小的一张卡（代码算的）。两件事值得记住：
 #
 # - LoRA 的三个阶段，八块 GPU 和一块 GPU **每块**要的一样多：数据并行不省显存，只省时间。
-# - 全部参数都学，数据并行时每块都要付全额；ZeRO-3 才把它摊开。DeepSpeed 的 ZeRO 另存一份 float32 主权重，所以 ZeRO-2 不一定比“权重、梯度、矩都用 bfloat16”的朴素做法小，但它学得更准。
+# - 全部参数都学，数据并行时每块都要付全额；ZeRO-3 才把它摊开。两笔账记法不同：朴素做法的权重、梯度、矩都是 bfloat16，每个参数 8 字节；DeepSpeed 的 ZeRO 另存 float32 主权重和 float32 的矩，共 16 字节，更准，靠分摊才省下来。
 #
 # ## 7 两个进程的一次真训练
 #
@@ -610,7 +610,7 @@ for name, found in needs.items():
 # Behind the arrow stands the smallest card of the table that holds it, found by code. Two things to remember:
 #
 # - In the three LoRA stages eight GPUs need as much **each** as a single one: data-parallel saves time, not memory.
-# - Where all parameters learn, data-parallel makes every GPU pay in full; it takes ZeRO-3 to spread it. DeepSpeed's ZeRO keeps a float32 copy of the weights besides, so ZeRO-2 need not be smaller than plain training with weights, gradients and moments all in bfloat16; it is more exact.
+# - Where all parameters learn, data-parallel makes every GPU pay in full; it takes ZeRO-3 to spread it. The two accounts differ: plain training keeps weights, gradients and moments in bfloat16, 8 bytes per parameter; DeepSpeed's ZeRO has a float32 copy and float32 moments besides, 16 bytes, which is more exact and gets smaller only by being shared.
 #
 # ## 7 A real training in two processes
 #
