@@ -10,6 +10,7 @@
 #   make student  copies for a class in output/student/ and output/teacher/; ARGS=--run runs them too
 #   make pipeline SFT, reward model, PPO, rejection sampling without a notebook; ARGS=--again trains anew
 #   make serve    two models side by side on a page; ARGS="sft_1 rs_4" names others
+#   make bench    a PPO step beside TRL 0.11.4, in an environment of its own (some 2 GB); ARGS=--help says more
 #   make frontier every method of lesson 09 at several strengths and seeds; ARGS=--help says more
 # Settings: PYTHON=python3.12 (which Python), VENV=.venv (where), RLHF_PROFILE=offline|imdb|full,
 #           JOBS=2 (how many tests run at once).
@@ -28,7 +29,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export JUPYTER_PREFER_ENV_PATH = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build course lab pipeline serve site slides student ready test test-browser lint doctor clean
+.PHONY: help setup build course lab bench pipeline serve site slides student ready test test-browser lint doctor clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -75,6 +76,10 @@ serve: build
 # Adds to benchmarks/results/frontier_<profile>.json what is missing there; goes on where it was stopped.
 frontier: build
 	$(BIN)/python -m rlhf.frontier --profile "$(RLHF_PROFILE)" $(ARGS)
+
+# Goes on where it was stopped. The legacy side's environment and the models are kept in ~/.cache/rlhf-course.
+bench: setup
+	$(BIN)/python benchmarks/speed.py $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -36,7 +36,7 @@ RESULT = HERE / "results" / "speed.json"
 WAYS = ("one_by_one", "all_at_once")
 # The same step up to rounding: one update per epoch on the whole batch, in passes of fewer sequences.
 OURS = {"response_only": True, "fused": True, "accumulate_by_tokens": True}
-PASS = {"tiny": 64, "small": 32, "124m": 16}  # sequences per pass
+PASS = {"tiny": 64, "small": 32, "124m": 32}  # sequences per pass
 WARM_UP = {"tiny": 1, "small": 1, "124m": 0}  # turns that are not counted
 GROWTH = [Case("tiny", batch=b) for b in (32, 64, 256)]
 GROWTH += [Case("tiny", responses=(r, r + 1)) for r in (8, 32, 64)]
@@ -84,18 +84,26 @@ class Side:
 
 
 def measure(case: Case, repeats: int, result: dict, save, python: Path, threads: int) -> None:
-    """Add the missing turns of ``case`` to ``result``, saving after each."""
-    turns = result["cases"].setdefault(case.name, {"case": vars(case), "legacy": [], "ours": []})
+    """Add the missing turns of ``case`` to ``result``, saving after each. Turns of other settings are
+    forgotten."""
+    size = min(PASS[case.size], case.batch)
+    passes = {"mini_batch_size": size, "gradient_accumulation_steps": case.batch // size}
+    wanted = json.loads(json.dumps({"case": vars(case), "settings": OURS | passes}))
+    turns = result["cases"].setdefault(case.name, {})
+    if {key: turns.get(key) for key in wanted} != wanted:
+        turns = result["cases"][case.name] = wanted | {"legacy": [], "ours": []}
     if min(len(turns["legacy"]), len(turns["ours"])) >= repeats:
         return
     queries, lengths = case.prompts()
     folder = write_models(case.size, cache() / "speed" / case.size)
     spec = {"models": str(folder), "queries": queries, "lengths": lengths, "threads": threads}
     whole = {"mini_batch_size": case.batch, "seed": case.seed}
-    size = min(PASS[case.size], case.batch)
-    passes = {"mini_batch_size": size, "gradient_accumulation_steps": case.batch // size}
     legacy = Side(python, HERE / "legacy" / "worker.py", spec | {"ppo": whole})
-    ours = Side(sys.executable, HERE / "speed_worker.py", spec | {"ppo": whole | OURS | passes})
+    ours = Side(
+        sys.executable,
+        HERE / "speed_worker.py",
+        spec | {"ppo": whole | OURS | passes, "scorer": {"batch_size": 32}},
+    )
     try:
         for _ in range(WARM_UP[case.size]):
             legacy.turn(ways=WAYS[1:]), ours.turn()

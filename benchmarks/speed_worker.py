@@ -30,7 +30,8 @@ def build(spec: dict) -> tuple[PPOTrainer, SentimentReward]:
     )
     policy.v_head.summary.load_state_dict(load_file(folder / "head.safetensors"))
     settings = {"log_with": "none", "batch_size": len(spec["queries"])} | spec["ppo"]
-    settings |= {"accelerator_kwargs": {"cpu": spec.get("device", "cpu") == "cpu"}}
+    on_cpu = spec.get("device", "cpu") == "cpu"
+    settings |= {"accelerator_kwargs": {"cpu": on_cpu} | spec.get("accelerator", {})}
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
     trainer = PPOTrainer(PPOConfig(**settings), policy, reference, tokenizer)
     return trainer, SentimentReward(folder / "scorer", trainer.current_device, **spec.get("scorer", {}))

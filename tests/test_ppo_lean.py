@@ -70,7 +70,9 @@ def test_the_head_computes_nothing_but_response_positions():
     hook = head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[0]))
     trainer.step(queries, responses, scores)
     hook.remove()
-    assert seen == [sum(map(len, responses))] * 5  # the old pass, and one per epoch
+    written = sum(map(len, responses))
+    assert sum(seen[:2]) == written  # the old pass, in two parts
+    assert seen[2:] == [written] * 4  # one pass per epoch
     logits, _, _ = trainer.policy(queries[0][None])
     assert logits.shape[:2] == (1, len(queries[0]))  # afterwards the head is as it was
 
@@ -95,6 +97,26 @@ def test_minibatches_of_like_lengths_keep_every_row_once():
     attention_mask = (torch.arange(9) < lengths[:, None]).long()
     rows = torch.tensor([4, 0, 3, 2])
     assert lean.like_lengths_together(attention_mask, rows).tolist() == [3, 0, 4, 2]
+
+
+def test_an_embedding_that_is_also_the_head_learns_as_much():
+    """Its gradient is the sum of both uses, a whole matrix, though the one use names rows only."""
+    gradients = []
+    for sparse in (False, True):
+        model = tiny_policy().pretrained_model
+        if sparse:
+            lean.spare_embedding_gradient(model)
+        assert model.get_input_embeddings().sparse == sparse
+        for ids in (torch.tensor([[3, 4, 3, 9]]), torch.tensor([[7, 8]])):
+            model(ids).logits.square().mean().backward()
+        gradients.append(model.get_input_embeddings().weight.grad)
+    assert not gradients[1].is_sparse
+    assert_close(*gradients)
+    apart = tiny_policy("llama").pretrained_model  # embedding and head are two matrices here
+    lean.spare_embedding_gradient(apart)
+    assert apart.get_input_embeddings().sparse == (
+        apart.get_input_embeddings().weight is apart.get_output_embeddings().weight
+    )
 
 
 def test_fused_says_what_it_does():

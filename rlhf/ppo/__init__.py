@@ -6,10 +6,10 @@ rlhf.ppo import ...``. The list of every deliberate departure from TRL 0.11.4 op
 
 ``config`` knobs · ``losses`` the mathematics, pure functions · ``value_head`` policy and critic ·
 ``rollouts`` what a step knows · ``processes`` one batch, several processes · ``optimizers`` by name ·
-``trainer`` the step, read top to bottom · ``stats`` what it reports · ``trackers`` where that goes ·
-``kl`` beta · ``scores`` running moments · ``lengths`` sampled lengths · ``prompts`` batches with a place ·
-``state`` stop and go on:
-``identity`` which run · ``randomness`` random states · ``packing`` without pickle.
+``trainer`` the step, read top to bottom · ``lean`` only the work that counts · ``stats`` what it reports ·
+``trackers`` where that goes · ``kl`` beta · ``scores`` running moments · ``lengths`` sampled lengths ·
+``prompts`` batches with a place · ``state`` stop and go on: ``identity`` which run · ``randomness`` random
+states · ``packing`` without pickle.
 """
 
 from accelerate.utils import set_seed

@@ -21,29 +21,38 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.activations import NewGELUActivation
 
+ROWS = 32  # of a table of logits that a CPU looks at together
+
 
 class TokenLogprobs(torch.autograd.Function):
     """``logits`` ``(n, V)`` and ``tokens`` ``(n,)`` to log-probabilities and entropies, ``(n,)`` each.
 
     As ``log_softmax`` and ``gather``, and :func:`rlhf.ppo.losses.entropy_from_logits` beside it. Both need
     the probabilities, and so does the gradient, ``onehot(token) - p``: the one table of ``(n, V)`` that is
-    kept. The entropy is a statistic and has no gradient.
+    kept, and that becomes the gradient (so there is one backward pass, not two). On a CPU a few rows are
+    looked at together, which stay in its cache. The entropy is a statistic and has no gradient.
     """
 
     @staticmethod
     def forward(ctx, logits: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logprobs = logits.log_softmax(-1)  # (n, V)
-        chosen = logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)  # (n,)
-        probabilities = logprobs.exp()
-        entropy = -torch.linalg.vecdot(probabilities, logprobs)  # (n,)
-        ctx.save_for_backward(probabilities, tokens)
+        table = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        chosen, entropies = [], []
+        rows = ROWS if logits.device.type == "cpu" else len(logits)
+        for i in range(0, len(logits), rows):
+            part = slice(i, i + rows)
+            logprobs = logits[part].log_softmax(-1)  # (rows, V)
+            probabilities = torch.exp(logprobs, out=None if table is None else table[part])
+            chosen.append(logprobs.gather(-1, tokens[part].unsqueeze(-1)).squeeze(-1))
+            entropies.append(-torch.linalg.vecdot(probabilities, logprobs))
+        chosen, entropy = torch.cat(chosen), torch.cat(entropies)  # (n,) each
+        ctx.save_for_backward(table, tokens)
         ctx.mark_non_differentiable(entropy)
         return chosen, entropy
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None]:
-        probabilities, tokens = ctx.saved_tensors
-        at_logits = probabilities * -gradient.unsqueeze(-1)  # (n, V)
+        table, tokens = ctx.saved_tensors
+        at_logits = table.mul_(-gradient.unsqueeze(-1))  # (n, V)
         return at_logits.scatter_add_(-1, tokens.unsqueeze(-1), gradient.unsqueeze(-1)), None
 
 
@@ -103,6 +112,14 @@ def fuse_activations(*models: nn.Module) -> None:
         for name, child in parent.named_children():
             if isinstance(child, NewGELUActivation):
                 setattr(parent, name, nn.GELU(approximate="tanh"))
+
+
+def spare_embedding_gradient(model: nn.Module) -> None:
+    """Where the embedding is also the head's matrix, let its own gradient name the few rows it has instead of
+    filling a table of ``(V, H)``, which every backward pass would make, clear and add to the head's."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if isinstance(embedding, nn.Embedding) and head is not None and embedding.weight is head.weight:
+        embedding.sparse = True  # the head's gradient is a whole matrix, and so is their sum
 
 
 def fuse_update(optimizer: torch.optim.Optimizer) -> None:

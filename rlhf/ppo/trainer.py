@@ -42,7 +42,7 @@ surprising. Every deliberate departure:
     losses, KL, brakes and statistics are those of that batch (TRL whitens and shuffles within each process).
     Each samples from its own seed.
 14. :meth:`PPOTrainer.save_state` and ``load_state`` are new, and ``dataloader`` knows its place for them;
-    so is ``config.optimizer``, a name.
+    so are ``config.optimizer``, a name, and ``response_only`` and ``fused``: see :mod:`rlhf.ppo.lean`.
 15. Not here: encoder-decoder models, uploading to a hub, models in shards (DeepSpeed, FSDP), shared layers.
 """
 
@@ -123,6 +123,8 @@ class PPOTrainer:
         )
         if self.config.fused:
             lean.fuse_update(optimizer)
+            if self.accelerator.num_processes == 1:  # what processes exchange has to be whole
+                lean.spare_embedding_gradient(model)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.ref_model = ref_model
         if ref_model is not None:
@@ -311,11 +313,12 @@ class PPOTrainer:
     def forward_rollouts(self, rollouts: RolloutBatch) -> Experience:
         """What policy and reference say about the rollouts: log-probs, values, KL; by minibatches."""
         self.model.eval()
-        own = self.own_rows(len(rollouts.input_ids))
+        own, size = self.own_rows(len(rollouts.input_ids)), self.config.mini_batch_size
         order = torch.arange(own.start, own.stop, device=self.current_device)
         if self.config.response_only:
             order = lean.like_lengths_together(rollouts.attention_mask, order)
-        parts = [self._both_models(rollouts, rows) for rows in order.split(self.config.mini_batch_size)]
+            size = (size + 1) // 2  # without gradients a small pass costs nothing, and has less padding
+        parts = [self._both_models(rollouts, rows) for rows in order.split(size)]
         columns = (torch.cat(column)[order.argsort()] for column in zip(*parts, strict=True))  # (b, T-1) each
         logprobs, ref_logprobs, kl, values = (processes.join(self.accelerator, c) for c in columns)
         _check_finite(logprobs, ref_logprobs, values)
@@ -371,7 +374,7 @@ class PPOTrainer:
             backbone = getattr(reference, "pretrained_model", reference)
             with lean.head_at(backbone, live.where):
                 output = backbone(input_ids=live.inputs, attention_mask=live.attention_mask, use_cache=False)
-        return live.spread(losses.logprobs_from_logits(output.logits.float(), live.tokens))
+        return live.spread(lean.TokenLogprobs.apply(output.logits.float(), live.tokens)[0])
 
     @contextlib.contextmanager
     def _reference(self) -> Iterator[nn.Module]:
