@@ -221,8 +221,9 @@ def test_other_sites_cannot_use_the_page(running):
 def test_a_port_that_is_taken(running, home, monkeypatch, capsys):
     root, policy, sentiment = home
     monkeypatch.setenv("RLHF_HOME", str(root))
-    port = running.page.rpartition(":")[2]
+    port, handler = running.page.rpartition(":")[2], signal.getsignal(signal.SIGTERM)
     assert main([str(policy), "ppo_3", "--reward", str(sentiment), "--port", port]) == 2
+    assert signal.getsignal(signal.SIGTERM) is handler  # as it was
     told = capsys.readouterr().err
     assert f"Port {port} of 127.0.0.1" in told and "--port" in told and "端口" in told
     with pytest.raises(CannotServe, match=port), serve.running(policy, port=int(port), log=root / "log"):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 import threading
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from rlhf import errors
@@ -20,12 +21,9 @@ PORT = 8770
 def main(words: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C or a signal to stop; nothing keeps running behind it."""
     asked = _parser().parse_args(words)
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _stop)
     print("正在载入模型…… · loading the models …", flush=True)
     places = {"port": asked.port, "host": asked.host, "device": asked.device}
-    with comparing(asked.before, asked.after, asked.reward, **places) as page:
+    with _signals_stop(), comparing(asked.before, asked.after, asked.reward, **places) as page:
         pair, server = page.pair, page.pair.server
         print(f"{pair.before.name} | {pair.after.name} · reward {pair.reward_name} · log {server.log}")
         print(f"OpenAI-compatible: {server.base_url} · models {', '.join(server.models)}")
@@ -53,6 +51,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu, cuda, … (default: RLHF_DEVICE, else a GPU if there is one)")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     return parser
+
+
+@contextlib.contextmanager
+def _signals_stop() -> Iterator[None]:
+    """A signal to end does while the block runs what Ctrl-C does, so that what was started is stopped."""
+    names = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(name, _stop) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
