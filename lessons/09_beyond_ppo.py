@@ -338,11 +338,12 @@ print(f"the value head is less noisy at places {less or 'none'} of {int(noise.in
 # 怎么读这张图：
 #
 # - 第一个词元之前，两者看到的只有提示。组基线直接量出了这个提示的平均分；价值头要靠**别的**提示去猜。
-# - 越往后，价值头看到的越多：已经写出 “a dull”，它就降低预期。组基线看不见，整条回复一个数。
+# - 往后，价值头**能**看到得更多：已经写出 “a dull”，就该降低预期。组基线看不见，整条回复一个数。价值头有没有用上这一点，看它的线比组基线低多少。
+# - 点线是最便宜的基线：所有回复的总平均。总方差和提示内部的方差（前面都印出来了）若差不多，提示之间本来就没有多少差别，这时任何基线都省不了多少，学不好的价值头还不如总平均。
 # - 靠后的位置只剩下较长的回复，所以同一条线上不同位置的数不是同一批回复；同一位置上的几条线可以比。
 # - 组基线不用学，可是要付 K 条回复：同样的预算，见到的提示只有 1/K。
 #
-# 这里的价值头是事后用最小二乘学的，比训练中追着策略跑的那个要好。
+# 这里的价值头是事后用最小二乘学的，策略站着不动；训练中的价值头要追着一个走动的策略学，没有这么舒服。
 #
 # ## 4 RLOO：留一法
 #
@@ -354,11 +355,12 @@ print(f"the value head is less noisy at places {less or 'none'} of {int(noise.in
 # How to read it:
 #
 # - Before the first token, both have seen the prompt alone. The group baseline has measured the mean score of this prompt; the value head has to guess it from **other** prompts.
-# - Further on, the value head sees more: once "a dull" is written, it expects less. The group baseline cannot see that; it has one number for the whole response.
+# - Further on, the value head **can** see more: once "a dull" is written, it should expect less. The group baseline cannot see that; it has one number for the whole response. Whether the head makes use of it shows in how far its line is below.
+# - The dotted line is the cheapest baseline, the mean of all responses. Where the total variance and the variance within prompts (both printed above) are about the same, prompts hardly differ, no baseline can save much, and a head that has not learnt well does worse than the mean.
 # - Late places exist in longer responses only, so along one line the responses are not the same; at one place, the lines may be compared.
 # - A group baseline has nothing to learn, but costs K responses: within the same budget it sees 1/K of the prompts.
 #
-# The value head here was fitted afterwards by least squares, which is better than one that runs after its policy during training.
+# The value head here was fitted afterwards by least squares, to a policy that stands still; in training, a head has to run after one that moves, and has a harder time.
 #
 # ## 4 RLOO: leave one out
 #
@@ -834,14 +836,14 @@ for name, result in runs.items():
         print(f"{NAMES[name]:>18}: {0.5 + middle:.2f} [{0.5 + low:.2f}, {0.5 + high:.2f}]")
 
 # %% [markdown] tags=["zh"]
-# 不只是 DPO：任何一个朝着奖励走的策略，都把一部分奖励写进了自己的概率里。
+# 原理上不只是 DPO：任何一个朝着奖励走的策略，都把一部分奖励写进了自己的概率里。区间整个在 0.5 以上的，才看得出写进去了一些；这里的运行很短，写进去的不多。
 #
 # ## 9 前沿：三个种子，几种强度
 #
 # 一次运行只是一个点，而每种方法都有一个“走多远”的旋钮（KL 系数、轮数、n）。公平的比较是**前沿**（frontier）：每种方法用几种强度、三个种子各跑一遍，画出“付多少 KL、换多少分数”。这要跑很久，所以结果放在 `benchmarks/results/` 里，由 `make frontier` 生成；命令、种子、硬件、日期都在文件里：
 
 # %% [markdown] tags=["en"]
-# Not just DPO: any policy that moved towards the reward has written part of it into its probabilities.
+# In principle this is not just DPO: any policy that moves towards the reward writes part of it into its probabilities. Where the whole interval is above 0.5, some of it shows; the runs here are short and have not written much.
 #
 # ## 9 The frontier: three seeds, several strengths
 #
@@ -886,7 +888,7 @@ compared.rows.round(2)
 # 读结论时别忘了：
 #
 # - “第一名”是看了数据才挑的，六个里挑最高，难免有运气；所以小胜不算胜。
-# - 学习率各试了两三个（别的种子、别的提示），K、批大小、遍数没有调。换一个预算，名次会变。
+# - 学习率各试了两三个（`offline`，别的种子、别的提示），K、批大小、遍数没有调，更新次数也不一样多。换一个预算，名次会变。
 # - 任务很小：回复不到 16 个词元，奖励模型几乎总是对的。推理题上的 GRPO、几万对人类偏好上的 DPO，都不在这张图里。
 #
 # ## 10 训练前后
@@ -897,7 +899,7 @@ compared.rows.round(2)
 # To be kept in mind while reading it:
 #
 # - Who is "first" was picked after looking: the highest of six owes something to luck, so a narrow win is none.
-# - Two or three learning rates were tried for each (another seed, other prompts); K, batch sizes and epochs were not tuned. With another budget the order will change.
+# - Two or three learning rates were tried for each (`offline`, another seed, other prompts); K, batch sizes and epochs were not tuned, nor are there equally many updates. With another budget the order may change.
 # - The task is small: responses of less than 16 tokens, and a reward model that is nearly always right. GRPO on reasoning, DPO on tens of thousands of human preferences: not in this picture.
 #
 # ## 10 Before and after
@@ -933,10 +935,14 @@ result.save(setup.output)
 result
 
 # %%
-better = [NAMES[name] for name, run in runs.items() if run.final.gain[1] > 0]
-open_ = [NAMES[name] for name, run in runs.items() if run.final.gain[1] <= 0 <= run.final.gain[2]]
-print("in this lesson's runs, better than the start:", ", ".join(better) or "none")
-print("no gain established:", ", ".join(open_) or "none")
+told = {"better": [], "worse": [], "no difference established": []}
+for name, run in runs.items():
+    _, low, high = run.final.gain
+    key = "better" if low > 0 else "worse" if high < 0 else "no difference established"
+    told[key].append(NAMES[name])
+print("this lesson's runs against the start:")
+for key, names in told.items():
+    print(f"  {key}: {', '.join(names) or 'none'}")
 
 # %% [markdown] tags=["zh"]
 # ## 11 小结
@@ -1039,10 +1045,9 @@ def buggy_grpo_loss(logprobs, old, ref, advantages, mask, cliprange, beta):
     return (terms * mask).mean(1).mean()
 
 
-same_length = torch.ones_like(mask)
-for name, lengths_of in (("equal lengths", same_length), ("3 tokens and 1", mask)):
-    ours = losses.grpo_loss(new, old, ref, A, lengths_of, 0.2, 0.1)
-    print(f"{name}: {buggy_grpo_loss(new, old, ref, A, lengths_of, 0.2, 0.1):.4f}, right {ours:.4f}")
+for name, rows in (("both 3 tokens", [0, 0]), ("3 tokens and 1", [0, 1])):  # of section 3.2
+    case = new[rows], old[rows], ref[rows], A, mask[rows], 0.2, 0.1
+    print(f"{name}: {buggy_grpo_loss(*case):.4f}, right {losses.grpo_loss(*case):.4f}")
 
 
 # %% tags=["exercise"]
