@@ -1,7 +1,8 @@
 """Formulas as MathML, made while building: no scripts, no network, and a screen reader can read them.
 
-In: the LaTeX of a formula. Out: MathML from docutils' converter, and the font STIX Two Math cut down to what
-formulas can need. A formula that cannot be converted is a warning, and a warning makes ``make site`` fail.
+In: the LaTeX of a formula. Out: MathML from docutils' converter or latex2mathml's, and the font STIX Two Math
+cut down to what formulas can need. A formula that neither converts is a warning, and a warning makes
+``make site`` fail.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import latex2mathml.converter
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util import logging
@@ -16,7 +18,7 @@ from sphinx.util import logging
 logger = logging.getLogger(__name__)
 BARE = re.compile(r"\\([td]?frac|[td]?binom)\s*(\d|[A-Za-z](?![A-Za-z]))\s*(\d|[A-Za-z](?![A-Za-z]))")
 FUNCTION = re.compile(r"(\\(?:log|ln|exp|tanh|sin|cos))\s+(?!\\(?:left|[bB]igg?l?)\b)(?=[A-Za-z\\])")
-OPERATOR = re.compile(r"<mi>\\")  # a command that went through untouched
+UNTOUCHED = re.compile(r"<m[a-z]+>(?:\\|&</)")  # a command or a column mark that went through as it was
 FONT = "STIXTwoMath-Regular.ttf"
 # Latin, Greek, punctuation, letter-like signs, arrows, operators, large brackets, mathematical alphabets
 CHARACTERS = [(0x20, 0x17F), (0x370, 0x3FF), (0x2000, 0x206F), (0x20D0, 0x20EF), (0x2100, 0x22FF)]
@@ -25,15 +27,21 @@ CHARACTERS += [(0x2308, 0x230B), (0x239B, 0x23B7), (0x23DC, 0x23E1), (0x27E6, 0x
 
 def convert(latex: str, block: bool = False) -> str:
     """MathML of a formula without its dollars. Raises ValueError where LaTeX is not understood."""
+    bare = re.sub(r"\\.", "", latex, flags=re.S)  # without commands' first letters and \{ and \}
+    if bare.count("{") != bare.count("}"):  # docutils would guess where the other one belongs
+        raise ValueError(f"unbalanced braces: {latex}")
     latex = BARE.sub(r"\\\1{\2}{\3}", latex)  # \tfrac23: docutils wants braces
     latex = FUNCTION.sub(r"\1\\,", latex)  # the thin space that TeX puts behind a function's name
     try:
-        mathml = tex2mathml(latex, as_block=block)
-    except MathError as error:
-        raise ValueError(f"{error}: {latex}") from error
-    if OPERATOR.search(mathml):
-        raise ValueError(f"not converted: {latex}")
-    return mathml
+        return tex2mathml(latex, as_block=block)
+    except MathError as error:  # \dots, \Big …: latex2mathml knows more commands, and fewer environments
+        try:
+            mathml = latex2mathml.converter.convert(latex, display="block" if block else "inline")
+        except Exception as other:
+            raise ValueError(f"{other}: {latex}") from error
+        if UNTOUCHED.search(mathml):
+            raise ValueError(f"{error}: {latex}") from error
+        return mathml
 
 
 def _visit(block: bool):

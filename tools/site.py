@@ -28,7 +28,7 @@ from tools.notebooks import LANGUAGES, Course
 from tools.site_pages import Pages
 
 SETTINGS = profiles.CHECKOUT / "site"
-NEEDED = ("sphinx", "myst_nb", "pydata_sphinx_theme", "ziamath")
+NEEDED = ("sphinx", "myst_nb", "pydata_sphinx_theme", "latex2mathml", "ziamath")
 # What opens first: it goes on to the language that was read last, or that the browser asks for.
 FIRST = """<!doctype html>
 <html lang="en">
