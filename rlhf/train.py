@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from rlhf.profiles import Setup
 
 RECIPE, ORIGIN = "recipe.yaml", "made_from.json"
+MODEL = ("config.json", "adapter_config.json")  # a result has one: a model, or an adapter left apart
 UNFINISHED = ("state", "checkpoint-*")  # what an interrupted run leaves in its folder
 MAY_DIFFER = ("resume", "save_every", "output", "log_with")  # between a run and its continuation
 FULL_OR_FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -282,8 +283,8 @@ def begin(job: Job, sources: Mapping[str, Any], head: str, resume: bool) -> None
         CannotWrite: one of the two folders holds something else, which is left alone.
     """
     work = job.work
-    for place, mark in ((work, RECIPE), (job.folder, "config.json")):
-        if place.is_dir() and any(place.iterdir()) and not (place / mark).is_file():
+    for place, marks in ((work, (RECIPE,)), (job.folder, MODEL)):
+        if place.is_dir() and any(place.iterdir()) and not any((place / mark).is_file() for mark in marks):
             raise CannotWrite(
                 f"{place} 里已有别的文件，不会覆盖。请用 output 换一个名字。",
                 f"{place} holds other files and is left alone. Choose another name with output.",

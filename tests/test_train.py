@@ -225,6 +225,14 @@ def test_ppo_makes_a_plain_model_and_says_how(home, capsys):
     assert equal(weights(home / "output" / "again"), weights(folder))
 
 
+def test_an_adapter_left_apart_is_made_anew_like_any_other_result(home):
+    apart = [*PPO[1:], "--lora_rank", "2", "--merge", "false"]
+    first = train.run("ppo", apart) / "adapter_model.safetensors"
+    before = first.read_bytes()
+    train.run("ppo", [*apart, "--learning_rate", "2e-3"])
+    assert first.read_bytes() != before
+
+
 def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_stopped(home, capsys):
     assert train.main([*PPO, "--output", "unbroken"]) == 0
     with stop_at(4):
