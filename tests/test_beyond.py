@@ -337,7 +337,7 @@ def test_what_is_left_is_a_plain_model(result):
 
 def small(world, **more):
     """Sizes for two cheap methods."""
-    methods = {"ppo": {}, "rejection": {"k": 4, "epochs": 1, "strengths": [1]}}
+    methods = {"ppo": {"learning_rate": 7e-5}, "rejection": {"k": 4, "epochs": 1, "strengths": [1]}}
     methods["best_of_n"] = {"strengths": [2, 4]}
     return dataclasses.replace(world, sizes={"budget": 100, "methods": methods | more})
 
@@ -364,6 +364,8 @@ def test_results_resume_where_they_stopped_and_refuse_other_settings(world, tmp_
     assert again["command"] == "by hand" and again["versions"]["trl"] == trl.__version__
     assert {"hardware", "date", "budget", "models"} <= set(again)
     assert all({"seed", "settings", "date", "seconds", "tokens"} <= set(row) for row in again["runs"])
+    of_the_profile = {key: value for key, value in setup.ppo.items() if key != "steps"}
+    assert again["methods"]["ppo"] == of_the_profile | {"learning_rate": 7e-5}  # a method's own setting wins
     assert len(again["start"]["scores"]) == 48 and out.stat().st_size < 8_000
     with pytest.raises(BadData, match="another budget"):
         frontier.run(setup, out, [1], names, budget=90, reward=count_good)

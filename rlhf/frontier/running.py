@@ -154,7 +154,8 @@ def _fixed(setup: Setup) -> dict[str, Any]:
         name: {key: value for key, value in part.items() if key != "strengths"}
         for name, part in setup.sizes["methods"].items()
     }
-    methods["ppo"] |= {key: value for key, value in setup.ppo.items() if key != "steps"}
+    # as beyond.ppo takes them: the profile's, unless the method has its own
+    methods["ppo"] = {k: v for k, v in setup.ppo.items() if k != "steps"} | methods["ppo"]
     return json.loads(json.dumps(methods))
 
 
