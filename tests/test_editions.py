@@ -235,7 +235,9 @@ def test_a_run_notes_what_every_cell_took_and_times_can_be_renewed_alone(course)
         cells=[
             nbformat.v4.new_markdown_cell("text"),
             nbformat.v4.new_code_cell("import time; time.sleep(0.4)"),
-            nbformat.v4.new_code_cell("began = time.process_time()\nwhile time.process_time() < began + 0.6: pass"),
+            nbformat.v4.new_code_cell(
+                "began = time.process_time()\nwhile time.process_time() < began + 0.6: pass"
+            ),
         ]
     )
     running.run(notebook, course.root, 60)
