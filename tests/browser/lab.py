@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+SHOTS = CHECKOUT / "output" / "browser"  # screenshots
 PARTS = ("notebooks", "lessons", "figs", "pyproject.toml", "README.md", "README.zh.md", "GLOSSARY.md")
 OPEN = """async (seconds) => {
     const app = window.jupyterapp, until = Date.now() + 1000 * seconds;

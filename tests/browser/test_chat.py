@@ -11,8 +11,7 @@ import pytest
 
 from rlhf import profiles, serve
 
-from .lab import CHECKOUT
-from .test_lab import SHOTS, browser  # noqa: F401 (a fixture)
+from .lab import CHECKOUT, SHOTS
 
 EVIL = "The film <script>document.title = 'broken'</script><img src=x onerror=alert(1)> was"
 
@@ -28,7 +27,7 @@ def page_at():
 
 
 @pytest.fixture(params=["light", "dark"])
-def tab(request, browser, page_at):  # noqa: F811
+def tab(request, browser, page_at):
     """The page, freshly opened, in English; ``problems`` collects what goes wrong in it."""
     with browser.new_context(viewport={"width": 1100, "height": 900}, color_scheme=request.param) as context:
         page = context.new_page()

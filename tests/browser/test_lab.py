@@ -9,7 +9,6 @@ Screenshots of every lesson stay under ``output/browser/``.
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,9 @@ from tools import editions
 from tools.notebooks import Course
 
 from . import lab as looking
-from .lab import CHECKOUT, run_all, running_lab, show
+from .lab import CHECKOUT, SHOTS, run_all, running_lab, show
 
 COURSE = Course(CHECKOUT)
-SHOTS = CHECKOUT / "output" / "browser"
 SECONDS = 3600  # for one lesson; they take minutes, more where other work has the cores
 NOT_OURS = ()  # pieces of console errors that JupyterLab itself is known for
 
@@ -36,20 +34,6 @@ def wanted() -> list[str]:
 def lab(tmp_path_factory):
     with running_lab(tmp_path_factory.mktemp("course")) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = os.environ.get("RLHF_CHROMIUM") or next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if path is None:
-        pytest.skip("no Chromium here: apt install chromium, or set RLHF_CHROMIUM")
-    with playwright.sync_playwright() as p:
-        running = p.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture

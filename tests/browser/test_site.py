@@ -10,16 +10,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.server
-import os
-import shutil
 import threading
 
 import pytest
 
-from .lab import CHECKOUT
+from .lab import CHECKOUT, SHOTS
 
 SITE = CHECKOUT / "output" / "site"
-SHOTS = CHECKOUT / "output" / "browser"
 LESSON = "lessons/06_ppo_step_by_step.html"
 DESKTOP, PHONE = (1280, 900), (390, 844)
 
@@ -41,26 +38,13 @@ def address():
     server.server_close()
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = os.environ.get("RLHF_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip("no Chromium here: apt install chromium, or set RLHF_CHROMIUM")
-    with playwright.sync_playwright() as p:
-        running = p.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
 @contextlib.contextmanager
-def visit(chromium, address, size=DESKTOP, scheme="light", scripts=True):
+def visit(browser, address, size=DESKTOP, scheme="light", scripts=True):
     """A page that may talk to the site alone; fails if it asked for more or if something went wrong in it."""
     away, wrong = [], []
     width, height = size
     view = {"viewport": {"width": width, "height": height}, "color_scheme": scheme}
-    with chromium.new_context(**view, java_script_enabled=scripts) as context:
+    with browser.new_context(**view, java_script_enabled=scripts) as context:
 
         def guard(route):
             if route.request.url.startswith((address, "data:", "blob:")):
@@ -89,8 +73,8 @@ def switch(page) -> None:
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
 
 
-def test_the_first_page_goes_to_the_language_of_the_browser(chromium, address):
-    with visit(chromium, address) as page:
+def test_the_first_page_goes_to_the_language_of_the_browser(browser, address):
+    with visit(browser, address) as page:
         page.goto(f"{address}/index.html")
         page.wait_for_url("**/en/index.html")
         assert page.locator("article table a").count() >= 10, "the lesson table"
@@ -101,8 +85,8 @@ def test_the_first_page_goes_to_the_language_of_the_browser(chromium, address):
 
 
 @pytest.mark.parametrize(("here", "there"), [("zh", "en"), ("en", "zh")])
-def test_the_switch_keeps_the_place(chromium, address, here, there):
-    with visit(chromium, address) as page:
+def test_the_switch_keeps_the_place(browser, address, here, there):
+    with visit(browser, address) as page:
         page.goto(f"{address}/{here}/{LESSON}")
         marks = page.locator("article [id*='-s-']")
         number = marks.count() // 2
@@ -115,8 +99,8 @@ def test_the_switch_keeps_the_place(chromium, address, here, there):
         assert -5 <= top < 300, "the same section is in sight"
 
 
-def test_the_keyboard_reaches_the_switch(chromium, address):
-    with visit(chromium, address) as page:
+def test_the_keyboard_reaches_the_switch(browser, address):
+    with visit(browser, address) as page:
         page.goto(f"{address}/zh/{LESSON}")
         for _ in range(20):
             page.keyboard.press("Tab")
@@ -140,8 +124,8 @@ def test_the_keyboard_reaches_the_switch(chromium, address):
         ("en", "clipping", "07_ppo_imdb"),  # found by its stem
     ],
 )
-def test_search_finds_the_lesson(chromium, address, language, query, lesson):
-    with visit(chromium, address) as page:
+def test_search_finds_the_lesson(browser, address, language, query, lesson):
+    with visit(browser, address) as page:
         page.goto(f"{address}/{language}/index.html")
         page.keyboard.press("Control+k")
         page.keyboard.type(query)
@@ -155,8 +139,8 @@ def test_search_finds_the_lesson(chromium, address, language, query, lesson):
         assert query.lower()[:4] in shown.lower()
 
 
-def test_nothing_is_found_where_there_is_nothing(chromium, address):
-    with visit(chromium, address) as page:
+def test_nothing_is_found_where_there_is_nothing(browser, address):
+    with visit(browser, address) as page:
         page.goto(f"{address}/zh/search.html?q=量子纠缠")
         page.wait_for_function(
             "document.querySelector('#search-results p.search-summary').innerText.length > 8"
@@ -164,8 +148,8 @@ def test_nothing_is_found_where_there_is_nothing(chromium, address):
         assert page.locator("#search-results li").count() == 0
 
 
-def test_formulas_are_drawn(chromium, address):
-    with visit(chromium, address) as page:
+def test_formulas_are_drawn(browser, address):
+    with visit(browser, address) as page:
         page.goto(f"{address}/en/lessons/02_attention_and_glu.html")
         page.evaluate("document.fonts.ready")
         assert page.evaluate("document.fonts.check('16px \"Course Math\"', 'x')")
@@ -178,8 +162,8 @@ def test_formulas_are_drawn(chromium, address):
         assert above["y"] + above["height"] <= below["y"] + 2, "a fraction stands upright"
 
 
-def test_a_page_reads_without_scripts(chromium, address):
-    with visit(chromium, address, scripts=False) as page:
+def test_a_page_reads_without_scripts(browser, address):
+    with visit(browser, address, scripts=False) as page:
         page.goto(f"{address}/zh/{LESSON}")
         switch(page)
         page.wait_for_url(f"**/en/{LESSON}")
@@ -188,14 +172,14 @@ def test_a_page_reads_without_scripts(chromium, address):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])
-def test_nothing_sticks_out(chromium, address, size, scheme):
+def test_nothing_sticks_out(browser, address, size, scheme):
     """No page scrolls sideways, every picture loads and the switch is in sight, on a desk and on a phone."""
     SHOTS.mkdir(parents=True, exist_ok=True)
     pages = sorted(path.relative_to(SITE).as_posix() for path in SITE.glob("??/lessons/*.html"))
     pages += [
         f"{tree}/{name}.html" for tree in ("zh", "en") for name in ("index", "guide", "results", "glossary")
     ]
-    with visit(chromium, address, size, scheme) as page:
+    with visit(browser, address, size, scheme) as page:
         for name in pages:
             page.goto(f"{address}/{name}")
             wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
