@@ -39,6 +39,7 @@ from rlhf.files import folder_mark, whole_folder
 from rlhf.ppo import LengthSampler
 from rlhf.ppo.config import BadConfig
 from rlhf.undisturbed import own_random_state as _own_random_state
+from rlhf.undisturbed import untangle
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -274,9 +275,7 @@ def imitate(
         trainer = sft.make_trainer(policy, tokenizer, rows, arguments, callbacks=[board])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    # TRL gives the model object a forward of its own. It stays bound to this very object, so that a copy made
-    # later would compute with the weights of the original.
-    vars(policy).pop("forward", None)
+    untangle(policy)  # from the forward that TRL gave this very object: a copy made later would share it
     policy.eval()
     return trainer.state.log_history
 

@@ -1,6 +1,7 @@
-"""What a measurement or a training in between leaves as it was: random numbers, and the mode of a model.
+"""What a measurement or a training in between leaves as it was: random numbers, a model's mode and forward.
 
-In: a seed, or a model. Out: a ``with`` block; after it all goes on as if it had not been there.
+In: a seed, or a model. Out: a ``with`` block; after it all goes on as if it had not been there. What TRL's
+trainers leave on a model is taken off by :func:`untangle`.
 The lessons sample held-out responses in the middle of a run this way, and the run stays the same.
 """
 
@@ -41,3 +42,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def untangle(model: nn.Module) -> None:
+    """Take off the ``forward`` that a trainer of TRL or Accelerate has put on the object ``model``.
+
+    It is bound to this very object, and ``copy.deepcopy`` copies the binding along: a copy would compute with
+    weights that are not its own. The ``forward`` of the class comes back; where nothing was put on, nothing
+    happens.
+    """
+    vars(model).pop("forward", None)

@@ -19,11 +19,12 @@ from torch.testing import assert_close
 from rlhf import beyond, frontier, profiles
 from rlhf.beyond import best_of, dpo, losses, online
 from rlhf.beyond.held_out import HeldOut
-from rlhf.beyond.run import Run, Task, untangle
+from rlhf.beyond.run import Run, Task
 from rlhf.errors import BadData, BadRollout
 from rlhf.frontier import picture
 from rlhf.ppo.config import BadConfig
 from rlhf.rejection import Pool, best_of_kl, expected_max, sample_pool
+from rlhf.undisturbed import untangle
 
 BUDGET = 1600
 

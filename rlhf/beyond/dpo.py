@@ -27,10 +27,11 @@ from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
 from rlhf.beyond.best_of import Draws
-from rlhf.beyond.run import Result, Run, Task, check_numbers, settings, trl_settings, untangle, workplace
+from rlhf.beyond.run import Result, Run, Task, check_numbers, settings, trl_settings, workplace
 from rlhf.errors import BadData
 from rlhf.ppo.config import BadConfig
 from rlhf.rejection import Pool
+from rlhf.undisturbed import untangle
 
 
 @dataclass(frozen=True)

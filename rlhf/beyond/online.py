@@ -66,10 +66,10 @@ from rlhf.beyond.run import (
     check_numbers,
     settings,
     trl_settings,
-    untangle,
     workplace,
 )
 from rlhf.ppo.config import BadConfig
+from rlhf.undisturbed import untangle
 
 PAPER = {"loss_type": "grpo", "scale_rewards": "group", "use_bias_correction_kl": False}  # GRPO as published
 

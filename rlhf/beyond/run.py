@@ -220,11 +220,6 @@ def workplace(seed: int) -> Iterator[str]:
         yield folder
 
 
-def untangle(policy: nn.Module) -> None:
-    """Take away the ``forward`` that TRL puts on the object: a copy would share it with the original."""
-    vars(policy).pop("forward", None)
-
-
 def bookkeeping(run: Run, updates: int):
     """A callback for TRL's online trainers: stop at the budget, measure between two generations.
 
