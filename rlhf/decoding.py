@@ -40,6 +40,27 @@ def drivable(backbone: nn.Module) -> PreTrainedModel | None:
     return backbone if fits and backbone._supports_default_dynamic_cache() else None
 
 
+class Notes:
+    """What the model says of every token it writes: ``logprobs`` and ``values``, ``(B, R)`` each."""
+
+    def __init__(self, value_head: nn.Module, limit: torch.Tensor):
+        """``value_head`` maps hidden states ``(..., H)`` to values ``(...,)``; ``limit`` as in
+        :func:`write`."""
+        self.value_head = value_head
+        shape = len(limit), int(limit.max())
+        self.logprobs, self.values = (torch.zeros(shape, device=limit.device) for _ in range(2))
+
+    def take(
+        self, rows: torch.Tensor, t: int, logits: torch.Tensor, token: torch.Tensor, hidden: torch.Tensor
+    ) -> None:
+        """Token number ``t`` of ``rows`` ``(b,)``: its log-probability at temperature 1, and the value of the
+        state before it. ``logits`` ``(b, V)``, ``token`` ``(b,)``, ``hidden`` ``(b, H)``."""
+        logits = logits.float()
+        chosen = logits.gather(-1, token.unsqueeze(-1)).squeeze(-1)
+        self.logprobs[rows, t] = chosen - logits.logsumexp(-1)
+        self.values[rows, t] = self.value_head(hidden).float()
+
+
 @torch.no_grad()
 def write(
     backbone: PreTrainedModel,
@@ -48,11 +69,12 @@ def write(
     limit: torch.Tensor,
     eos: Sequence[int] = (),
     temperature: float = 1.0,
+    notes: Notes | None = None,
 ) -> torch.Tensor:
     """Sample from the full softmax, row by row up to an EOS or ``limit`` ``(B,)`` tokens.
 
     ``input_ids`` and ``attention_mask`` ``(B, Q)`` are padded on the left. Returns ``(B, R)`` with R the
-    longest response; what follows a row's own end has no meaning.
+    longest response; what follows a row's own end has no meaning. ``notes`` are taken on the way.
     """
     total, longest = len(input_ids), int(limit.max())
     new = input_ids.new_zeros(total, longest)
@@ -62,17 +84,21 @@ def write(
     positions = (attention_mask.cumsum(1) - 1).clamp(min=0)  # (B, Q)
     cache = DynamicCache(config=backbone.config)
     for t in range(longest):
-        logits = backbone(
+        output = backbone(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
-        ).logits[:, -1]  # (b, V)
+            output_hidden_states=notes is not None,
+        )
+        logits = output.logits[:, -1]  # (b, V)
         spots = torch.rand(total, 1, dtype=torch.float64, device=logits.device)[rows]
         token = draw(logits.float() / temperature, spots)  # (b,)
         new[rows, t] = token
+        if notes is not None:
+            notes.take(rows, t, logits, token, output.hidden_states[-1][:, -1])
         ended |= (t + 1 >= limit[rows]) | torch.isin(token, ends)
         left = len(rows) - int(ended.sum())
         if left == 0:

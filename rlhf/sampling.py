@@ -41,11 +41,14 @@ CUTS = (
 class Rollout:
     """What a policy wrote: N queries and their responses, as lists of 1-D token tensors without padding.
 
-    A response ends with its first EOS, which is kept, or at its maximal length.
+    A response ends with its first EOS, which is kept, or at its maximal length. ``logprobs`` and ``values``,
+    as long as the responses, are there if :func:`generate` was given a value head.
     """
 
     queries: list[torch.Tensor] = field(default_factory=list)
     responses: list[torch.Tensor] = field(default_factory=list)
+    logprobs: list[torch.Tensor] = field(default_factory=list)  # of every response token, at temperature 1
+    values: list[torch.Tensor] = field(default_factory=list)  # of the state before every response token
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -78,6 +81,7 @@ def generate(
     pad_token_id: int | None = None,
     eos_token_id: int | Sequence[int] | None = None,
     batch_size: int = 128,
+    value_head: nn.Module | None = None,
     **sampling,
 ) -> Rollout:
     """Continue every query, ``batch_size`` of them at a time.
@@ -89,7 +93,9 @@ def generate(
     ``top_p``, ``min_length`` ...) goes to transformers' ``generate``; by default nothing is cut off.
 
     ``pad_token_id`` and ``eos_token_id`` default to the model's; ``eos_token_id=-1`` means: never stop
-    early. Raises :class:`BadRollout` for empty or malformed queries and for texts longer than the model.
+    early. With ``value_head`` (hidden states to values) the rollout also has the log-probabilities and values
+    that were computed on the way; not where only transformers' ``generate`` can drive the model. Raises
+    :class:`BadRollout` for empty or malformed queries and for texts longer than the model.
     """
     backbone = getattr(model, "pretrained_model", model)
     if sampling.get("num_return_sequences", 1) != 1:
@@ -110,25 +116,33 @@ def generate(
     with evaluating(model), _no_own_settings(backbone), _no_padding_alarm(), torch.no_grad():
         for i in range(0, len(queries), batch_size):
             rows = slice(i, i + batch_size)
-            rollout.responses += _generate_batch(backbone, queries[rows], limits[rows], settings, eos)
+            _generate_batch(backbone, queries[rows], limits[rows], settings, eos, rollout, value_head)
     return rollout
 
 
 def _generate_batch(
-    backbone: nn.Module, queries: list[torch.Tensor], limits: list[int], settings: dict, eos: list[int]
-) -> list[torch.Tensor]:
+    backbone: nn.Module,
+    queries: list[torch.Tensor],
+    limits: list[int],
+    settings: dict,
+    eos: list[int],
+    rollout: Rollout,
+    value_head: nn.Module | None,
+) -> None:
+    """Add a response to each of ``queries`` to ``rollout``."""
     if len(queries) > 1 and max(map(len, queries)) + max(limits) > _room(backbone):
         half = len(queries) // 2  # every row fits by itself, but the padded batch would not
-        return _generate_batch(backbone, queries[:half], limits[:half], settings, eos) + _generate_batch(
-            backbone, queries[half:], limits[half:], settings, eos
-        )
+        for rows in (slice(half), slice(half, None)):
+            _generate_batch(backbone, queries[rows], limits[rows], settings, eos, rollout, value_head)
+        return
     input_ids, attention_mask = left_pad(queries, settings["pad_token_id"])  # (B, Q)
     start = input_ids.shape[1]
     limit = torch.tensor(limits, device=input_ids.device)
     theirs, draw = _own_draw(settings)
-    plain = bool(draw) and settings.keys() <= PLAIN
+    plain, notes = bool(draw) and settings.keys() <= PLAIN, None
     if plain and (model := decoding.drivable(backbone)) is not None:
-        new = decoding.write(model, input_ids, attention_mask, limit, eos, settings["temperature"])
+        notes = None if value_head is None else decoding.Notes(value_head, limit)
+        new = decoding.write(model, input_ids, attention_mask, limit, eos, settings["temperature"], notes)
     else:
         on_cpu = input_ids.device.type == "cpu"
         new = backbone.generate(
@@ -141,7 +155,9 @@ def _generate_batch(
             stopping_criteria=StoppingCriteriaList([OwnLength(start, limit)]),
         )[:, start:]  # (B, longest response)
     lengths = response_lengths(new, limit, eos).tolist()
-    return [row[:length].clone() for row, length in zip(new, lengths, strict=True)]
+    found = {"responses": new} | ({"logprobs": notes.logprobs, "values": notes.values} if notes else {})
+    for name, rows in found.items():
+        getattr(rollout, name).extend(row[:n].clone() for row, n in zip(rows, lengths, strict=True))
 
 
 def left_pad(queries: Sequence[torch.Tensor], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:

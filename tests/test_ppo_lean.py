@@ -8,6 +8,7 @@ from torch.testing import assert_close
 from transformers.activations import NewGELUActivation
 
 from rlhf.ppo import lean, losses
+from rlhf.ppo.config import BadConfig
 
 IN_PASSES = {"mini_batch_size": 2, "gradient_accumulation_steps": 4, "accumulate_by_tokens": True}
 LIVE = ("logprobs", "ref_logprobs", "kl", "values", "advantages", "returns")
@@ -75,6 +76,93 @@ def test_the_head_computes_nothing_but_response_positions():
     assert seen[2:] == [written] * 4  # one pass per epoch
     logits, _, _ = trainer.policy(queries[0][None])
     assert logits.shape[:2] == (1, len(queries[0]))  # afterwards the head is as it was
+
+
+def passes_of_policy(trainer) -> list[int]:
+    """From now on: how many rows every forward pass of the policy has."""
+    rows = []
+    trainer.policy.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    return rows
+
+
+def written(kind="gpt2", **settings):
+    """A trainer and what it wrote: ragged queries, own lengths, EOS ends a response."""
+    policy = tiny_policy(kind)
+    torch.nn.init.normal_(policy.v_head.summary.weight, std=0.3)
+    trainer = tiny_trainer(policy, tiny_policy(kind, seed=1), response_only=True, **settings)
+    queries, _, scores = rollouts()
+    torch.manual_seed(3)
+    responses = trainer.generate(
+        queries,
+        batch_size=3,
+        max_new_tokens=[4 + i % 5 for i in range(8)],
+        eos_token_id=7,
+        return_prompt=False,
+    )
+    return trainer, queries, responses, scores
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "llama", "qwen2"])
+def test_what_sampling_noted_is_what_a_pass_finds(kind):
+    found = []
+    for reuse in (False, True):
+        trainer, *batch = written(kind, reuse_sampling=reuse, mini_batch_size=4)
+        rows = passes_of_policy(trainer)
+        found.append((trainer, batch, trainer.step(*batch), rows))
+    (asked, batch, wanted, passes), (noted, same, got, fewer) = found
+    assert all(torch.equal(a, b) for a, b in zip(batch[1], same[1], strict=True))
+    live = asked.experience.mask.bool()
+    assert len({len(r) for r in batch[1]}) > 2 and live.sum() < live.numel()
+    for name in LIVE:
+        assert_close(getattr(noted.experience, name)[live], getattr(asked.experience, name)[live], msg=name)
+    for name in ("ppo/loss/total", "objective/kl", "ppo/policy/grad_norm"):
+        assert got[name] == pytest.approx(wanted[name], rel=1e-3, abs=1e-5), name
+    assert sum(passes) == 5 * 8 and sum(fewer) == 4 * 8  # the epochs only
+
+
+def test_a_changed_response_or_an_older_policy_is_computed_anew():
+    trainer, queries, responses, scores = written(reuse_sampling=True)
+    rows = passes_of_policy(trainer)
+    trainer.step(queries, [*responses[:-1], responses[-1][:2]], scores)  # one was cut
+    assert sum(rows) == 5 * 8
+    rows.clear()
+    trainer.step(queries, responses, scores)  # written before the update
+    assert sum(rows) == 5 * 8
+
+
+def test_the_place_of_the_query_is_part_of_what_was_noted():
+    trainer, queries, responses, scores = written(reuse_sampling=True)
+    moved = [torch.cat((q, r[:1])) for q, r in zip(queries, responses, strict=True)]
+    rests = [r[1:] if len(r) > 1 else r for r in responses]
+    rows = passes_of_policy(trainer)
+    trainer.step(moved, rests, scores)  # the same sequences, divided elsewhere
+    assert sum(rows) == 5 * 8
+
+
+def test_temperature_changes_what_is_drawn_but_not_what_is_noted():
+    trainer, queries, _, scores = written(reuse_sampling=True)
+    responses = trainer.generate(queries, max_new_tokens=5, temperature=0.5, return_prompt=False)
+    noted = trainer.forward_rollouts(trainer.validate(queries, responses, scores))
+    trainer.written.forget()
+    asked = trainer.forward_rollouts(trainer.validate(queries, responses, scores))
+    live = asked.mask.bool()
+    assert_close(noted.logprobs[live], asked.logprobs[live])
+    assert_close(noted.values_raw[live], asked.values_raw[live])
+
+
+def test_a_long_evaluation_does_not_fill_the_memory():
+    trainer, queries, *_ = written(reuse_sampling=True)
+    for _ in range(10):
+        trainer.generate(queries, max_new_tokens=3)
+    assert len(trainer.written.known) <= 32
+
+
+@pytest.mark.parametrize("settings", [{}, {"response_only": True, "kl_penalty": "full"}])
+def test_reuse_needs_a_step_that_reads_responses_only(settings):
+    with pytest.raises(BadConfig, match="response_only"):
+        tiny_trainer(reuse_sampling=True, **settings)
 
 
 def test_token_logprobs_is_log_softmax_and_gather():

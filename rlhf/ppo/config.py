@@ -79,9 +79,10 @@ class PPOConfig:
     project_kwargs: dict[str, Any] = field(default_factory=dict)  # for accelerate's ProjectConfiguration
     remove_unused_columns: bool = True  # drop all but input_ids, attention_mask, query, response, label
 
-    # speed: the same step up to rounding; lesson 06 leaves both off
+    # speed: the same step up to rounding; lesson 06 leaves them off
     response_only: bool = False  # compute no logits and no columns that no loss reads; numbers there are 0
     fused: bool = False  # one kernel for Adam's update and one for GPT-2's activation
+    reuse_sampling: bool = False  # log-probs and values as noted while sampling; needs response_only
 
     # labels: logged with the run, used by nothing
     exp_name: str = "ppo"  # name of the experiment
@@ -123,6 +124,12 @@ class PPOConfig:
             )
         if self.use_score_norm and not self.use_score_scaling:
             _bad("use_score_norm 需要 use_score_scaling=True", "use_score_norm needs use_score_scaling=True")
+        if self.reuse_sampling and (not self.response_only or self.kl_penalty == "full"):
+            _bad(
+                "reuse_sampling 只记下写出的词元，需要 response_only=True，且 kl_penalty 不能是 'full'",
+                "reuse_sampling knows the written tokens only: it needs response_only=True and a kl_penalty "
+                "other than 'full'",
+            )
         if "wandb" in self.trackers:
             os.environ.setdefault("WANDB_MODE", "offline")  # before any wandb.init() of the caller's own
 

@@ -42,7 +42,8 @@ surprising. Every deliberate departure:
     losses, KL, brakes and statistics are those of that batch (TRL whitens and shuffles within each process).
     Each samples from its own seed.
 14. :meth:`PPOTrainer.save_state` and ``load_state`` are new, and ``dataloader`` knows its place for them;
-    so are ``config.optimizer``, a name, and ``response_only`` and ``fused``: see :mod:`rlhf.ppo.lean`.
+    so are ``config.optimizer``, a name, and ``response_only``, ``fused`` (:mod:`rlhf.ppo.lean`) and
+    ``reuse_sampling`` (:mod:`rlhf.ppo.written`).
 15. Not here: encoder-decoder models, uploading to a hub, models in shards (DeepSpeed, FSDP), shared layers.
 """
 
@@ -75,6 +76,7 @@ from .prompts import PromptLoader
 from .rollouts import Experience, RolloutBatch, check_rollouts
 from .scores import RunningMoments
 from .value_head import AutoModelForCausalLMWithValueHead, create_reference_model
+from .written import Written
 
 DEFAULT_NEW_TOKENS = 20
 DATASET_COLUMNS = ("input_ids", "attention_mask", "label", "query", "response")
@@ -134,6 +136,7 @@ class PPOTrainer:
         self.dataloader = None if dataset is None else self._build_dataloader(dataset, data_collator)
         self.kl_ctl = self._build_kl_controller()
         self.running = RunningMoments()
+        self.written = Written(limit=4 * self.config.batch_size)
         self.current_step = 0
         self.experience: Experience | None = None
         self.passes: list[reporting.PassStats] = []
@@ -218,8 +221,13 @@ class PPOTrainer:
         def write(model: nn.Module):
             whole = self.config.accumulate_by_tokens
             size = batch_size or (self.config.backward_batch_size if whole else self.config.mini_batch_size)
+            noting = self.config.reuse_sampling and model is self.policy
+            head = self.policy.v_head if noting else None
             with self.accelerator.autocast():
-                rollout = sampling.generate(model, queries, limits, batch_size=size, **settings)
+                rollout = sampling.generate(
+                    model, queries, limits, batch_size=size, value_head=head, **settings
+                )
+            self.written.add(rollout)
             texts = rollout.sequences if return_prompt else rollout.responses
             return texts[0].unsqueeze(0) if single else texts
 
@@ -318,7 +326,8 @@ class PPOTrainer:
         if self.config.response_only:
             order = lean.like_lengths_together(rollouts.attention_mask, order)
             size = (size + 1) // 2  # without gradients a small pass costs nothing, and has less padding
-        parts = [self._both_models(rollouts, rows) for rows in order.split(size)]
+        known = self._from_sampling(rollouts, own)
+        parts = [self._both_models(rollouts, rows, known) for rows in order.split(size)]
         columns = (torch.cat(column)[order.argsort()] for column in zip(*parts, strict=True))  # (b, T-1) each
         logprobs, ref_logprobs, kl, values = (processes.join(self.accelerator, c) for c in columns)
         _check_finite(logprobs, ref_logprobs, values)
@@ -326,12 +335,27 @@ class PPOTrainer:
             rollouts.input_ids, rollouts.attention_mask, rollouts.mask, logprobs, ref_logprobs, kl, values
         )
 
-    def _both_models(self, rollouts: RolloutBatch, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Log-probs of policy and reference, their KL, and values, of some rows; ``(b, T-1)`` each."""
+    def _from_sampling(self, rollouts: RolloutBatch, own: slice) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The policy's log-probs and values as it noted them when it wrote, in all their rows; None if it did
+        not, in any process, for then all of them have to compute."""
+        if not self.config.reuse_sampling:
+            return None
+        known = self.written.columns(rollouts, own)
+        missing = torch.tensor([float(known is None)], device=self.current_device)
+        if self._largest(missing):
+            return None
+        unset = torch.zeros_like(rollouts.mask, dtype=torch.float32)  # the other processes' rows
+        return tuple(unset.index_put((torch.arange(own.start, own.stop),), column) for column in known)
+
+    def _both_models(
+        self, rollouts: RolloutBatch, rows: torch.Tensor, known: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> tuple[torch.Tensor, ...]:
+        """Log-probs of policy (``known`` or computed) and reference, their KL, and values, of some rows;
+        ``(b, T-1)`` each."""
         ids, attention_mask = rollouts.input_ids[rows], rollouts.attention_mask[rows]
         if self.config.response_only and self.config.kl_penalty != "full":
             live = lean.Live.of(ids, attention_mask, rollouts.mask[rows])
-            logprobs, values, _ = self.forward_live(live)
+            logprobs, values = (k[rows] for k in known) if known else self.forward_live(live)[:2]
             ref_logprobs = self.forward_reference_live(live)
         else:
             logprobs, values, logits = self.forward(ids, attention_mask)
@@ -414,6 +438,7 @@ class PPOTrainer:
 
     def optimise(self, experience: Experience) -> list[reporting.PassStats]:
         """``ppo_epochs`` times through the batch in random order; the statistics of every minibatch."""
+        self.written.forget()  # from here on the policy is another one
         passes: list[reporting.PassStats] = []
         everyone = self.accelerator.num_processes
         for _ in range(self.config.ppo_epochs):
@@ -626,6 +651,7 @@ class PPOTrainer:
         Raises :class:`MissingAssets` if there is nothing, :class:`BadState` if it is damaged or of another
         run, naming what differs. Either way this trainer is then as it was.
         """
+        self.written.forget()
         return state.load(self, folder, extra, change)
 
     @functools.cached_property
