@@ -22,8 +22,9 @@ from statistics import median
 import torch
 import transformers
 from legacy.environment import cache
+from legacy.turns import peak_bytes
 from speed_models import SIZES, Case, write_models
-from speed_worker import build, peak_mib, turn
+from speed_worker import build, turn
 from torch.profiler import ProfilerActivity, profile
 
 RESULT = Path(__file__).resolve().parent / "results" / "gpu.json"
@@ -96,7 +97,7 @@ def main() -> None:
         "seconds_per_step": {
             name: median(t[name] for t in turns) for name in ("generate", "score", "step", "total")
         },
-        "peak_mib": torch.cuda.max_memory_reserved() / 2**20 if on_gpu else peak_mib(),
+        "peak_mib": torch.cuda.max_memory_reserved() / 2**20 if on_gpu else peak_bytes() / 2**20,
         "profile": where_time_goes(
             lambda: step_with_other_queries(trainer, scorer, spec, case, 0, on_gpu), on_gpu
         ),

@@ -30,6 +30,7 @@ from typing import Any
 import psutil
 import torch
 import transformers
+from legacy.turns import peak_bytes
 from torch import nn
 
 import rlhf
@@ -90,9 +91,7 @@ class Watch:
         """The most that was held at one moment since :meth:`forget`."""
         if self.gpu:
             return torch.cuda.max_memory_allocated() - self.before
-        status = Path("/proc/self/status").read_text()
-        peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-        return int(peak.split()[1]) * 1024 - self.before
+        return peak_bytes() - self.before
 
 
 def build(question: plan.Question, values: Mapping[str, Any], device: str, copied: bool = False) -> tuple:

@@ -6,15 +6,13 @@ line per turn, the seconds of writing, scoring and learning.
 
 from __future__ import annotations
 
-import argparse
-import json
-import resource
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import transformers
+from legacy.turns import take_turns
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -56,31 +54,13 @@ def turn(trainer: PPOTrainer, scorer: SentimentReward, spec: dict) -> dict:
     return seconds | {"tokens": sum(map(len, responses)), "phases": phases}
 
 
-def peak_mib() -> float:
-    """The most memory this process has held. (getrusage would include the process that started it.)"""
-    status = Path("/proc/self/status")
-    if not status.is_file():  # macOS, in bytes
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("spec", type=Path)
-    spec = json.loads(parser.parse_args().spec.read_text(encoding="utf-8"))
+def prepare(spec: dict) -> Callable[[dict], dict]:
+    """What answers a turn; nothing needs to be asked."""
     transformers.utils.logging.set_verbosity_error()
     torch.set_num_threads(spec["threads"])
-    answer, sys.stdout = sys.stdout, sys.stderr  # libraries print too; the answers keep their pipe
     trainer, scorer = build(spec)
-    print(json.dumps({"ready": True}), file=answer, flush=True)
-    for _ in sys.stdin:
-        cpu = time.process_time()
-        result = turn(trainer, scorer, spec)
-        result["cpu"] = time.process_time() - cpu
-        result["peak_mib"] = peak_mib()
-        print(json.dumps(result), file=answer, flush=True)
+    return lambda asked: turn(trainer, scorer, spec)
 
 
 if __name__ == "__main__":
-    main()
+    take_turns(prepare, __doc__)

@@ -11,8 +11,6 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: idle threads sleep instead of spinning
 
 import json
-import resource
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -22,6 +20,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 from trl import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer
+from turns import take_turns
 
 SENTIMENT = {"top_k": None, "function_to_apply": "none", "batch_size": 16}  # as the tutorial has it
 
@@ -97,30 +96,14 @@ def turn(trainer, scorer, spec, ways):
     return seconds | {"tokens": sum(map(len, responses))}
 
 
-def peak_mib():
-    """The most memory this process has held. (getrusage would include the process that started it.)"""
-    status = Path("/proc/self/status")
-    if not status.is_file():  # macOS, in bytes
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
-
-
-def main():
+def prepare(spec):
+    """What answers a turn: ``{"ways": [...]}`` names the ways of writing."""
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
-    spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     torch.set_num_threads(spec["threads"])
-    answer, sys.stdout = sys.stdout, sys.stderr  # libraries print too; the answers keep their pipe
     trainer, scorer = build(spec)
-    print(json.dumps({"ready": True}), file=answer, flush=True)
-    for line in sys.stdin:
-        cpu = time.process_time()
-        result = turn(trainer, scorer, spec, json.loads(line)["ways"])
-        result["cpu"] = time.process_time() - cpu
-        result["peak_mib"] = peak_mib()
-        print(json.dumps(result), file=answer, flush=True)
+    return lambda asked: turn(trainer, scorer, spec, asked["ways"])
 
 
 if __name__ == "__main__":
-    main()
+    take_turns(prepare, __doc__)
