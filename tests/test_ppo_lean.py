@@ -159,10 +159,16 @@ def test_a_long_evaluation_does_not_fill_the_memory():
     assert len(trainer.written.known) <= 32
 
 
-@pytest.mark.parametrize("settings", [{}, {"response_only": True, "kl_penalty": "full"}])
-def test_reuse_needs_a_step_that_reads_responses_only(settings):
+def test_reuse_needs_a_step_that_reads_responses_only():
     with pytest.raises(BadConfig, match="response_only"):
-        tiny_trainer(reuse_sampling=True, **settings)
+        tiny_trainer(reuse_sampling=True)
+
+
+def test_full_kl_needs_all_logits_and_so_a_pass():
+    trainer, *batch = written(reuse_sampling=True, kl_penalty="full")
+    rows = passes_of_policy(trainer)
+    trainer.step(*batch)
+    assert sum(rows) == 5 * 8
 
 
 def test_token_logprobs_is_log_softmax_and_gather():

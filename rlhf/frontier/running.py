@@ -22,6 +22,7 @@ from rlhf.beyond.held_out import Score
 from rlhf.errors import BadData
 from rlhf.files import folder_mark, whole_text
 from rlhf.frontier.reading import NAMES, RESULTS, load, read, table
+from rlhf.ppo.config import SPEED
 
 if TYPE_CHECKING:
     from rlhf.profiles import Setup
@@ -155,7 +156,8 @@ def _fixed(setup: Setup) -> dict[str, Any]:
         for name, part in setup.sizes["methods"].items()
     }
     # as beyond.ppo takes them: the profile's, unless the method has its own
-    methods["ppo"] = {k: v for k, v in setup.ppo.items() if k != "steps"} | methods["ppo"]
+    ppo = {k: v for k, v in setup.ppo.items() if k not in ("steps", *SPEED)}
+    methods["ppo"] = ppo | methods["ppo"]
     return json.loads(json.dumps(methods))
 
 

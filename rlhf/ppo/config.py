@@ -17,6 +17,9 @@ from .losses import KL_PENALTIES
 from .optimizers import OPTIMIZERS
 
 
+SPEED = ("response_only", "fused", "reuse_sampling")  # fields that change nothing but rounding and time
+
+
 class BadConfig(CourseError, ValueError):
     """A setting that cannot work, or two that contradict each other."""
 
@@ -82,7 +85,7 @@ class PPOConfig:
     # speed: the same step up to rounding; lesson 06 leaves them off
     response_only: bool = False  # compute no logits and no columns that no loss reads; numbers there are 0
     fused: bool = False  # one kernel for Adam's update and one for GPT-2's activation
-    reuse_sampling: bool = False  # log-probs and values as noted while sampling; needs response_only
+    reuse_sampling: bool = False  # log-probs and values as noted while sampling; not for kl_penalty="full"
 
     # labels: logged with the run, used by nothing
     exp_name: str = "ppo"  # name of the experiment
@@ -124,11 +127,10 @@ class PPOConfig:
             )
         if self.use_score_norm and not self.use_score_scaling:
             _bad("use_score_norm 需要 use_score_scaling=True", "use_score_norm needs use_score_scaling=True")
-        if self.reuse_sampling and (not self.response_only or self.kl_penalty == "full"):
+        if self.reuse_sampling and not self.response_only:
             _bad(
-                "reuse_sampling 只记下写出的词元，需要 response_only=True，且 kl_penalty 不能是 'full'",
-                "reuse_sampling knows the written tokens only: it needs response_only=True and a kl_penalty "
-                "other than 'full'",
+                "reuse_sampling 只知道写出的那些词元，需要 response_only=True",
+                "reuse_sampling knows the written tokens only: it needs response_only=True",
             )
         if "wandb" in self.trackers:
             os.environ.setdefault("WANDB_MODE", "offline")  # before any wandb.init() of the caller's own

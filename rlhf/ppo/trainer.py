@@ -338,7 +338,7 @@ class PPOTrainer:
     def _from_sampling(self, rollouts: RolloutBatch, own: slice) -> tuple[torch.Tensor, torch.Tensor] | None:
         """The policy's log-probs and values as it noted them when it wrote, in all their rows; None if it did
         not, in any process, for then all of them have to compute."""
-        if not self.config.reuse_sampling:
+        if not self.config.reuse_sampling or self.config.kl_penalty == "full":
             return None
         known = self.written.columns(rollouts, own)
         missing = torch.tensor([float(known is None)], device=self.current_device)
