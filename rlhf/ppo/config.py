@@ -16,7 +16,6 @@ from ..errors import CourseError
 from .losses import KL_PENALTIES
 from .optimizers import OPTIMIZERS
 
-
 SPEED = ("response_only", "fused", "reuse_sampling")  # fields that change nothing but rounding and time
 
 
