@@ -35,7 +35,7 @@ HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "speed.json"
 WAYS = ("one_by_one", "all_at_once")
 # The same step up to rounding: one update per epoch on the whole batch, in passes of fewer sequences.
-OURS = {"response_only": True, "fused": True, "accumulate_by_tokens": True}
+OURS = {"response_only": True, "fused": True, "reuse_sampling": True, "accumulate_by_tokens": True}
 PASS = {"tiny": 64, "small": 32, "124m": 32}  # sequences per pass
 WARM_UP = {"tiny": 1, "small": 1, "124m": 0}  # turns that are not counted
 GROWTH = [Case("tiny", batch=b) for b in (32, 64, 256)]
