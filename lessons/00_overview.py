@@ -68,12 +68,12 @@ for row in reviews.shuffle(seed=setup.seed).select(range(4)):
     print(f"{names[row['label']]} | {plain_text(row['text'])[:150]} …")
 
 # %% [markdown] tags=["zh"]
-# **“人类反馈”在哪里？** 就在标签里：是人说了这条影评是褒是贬。第 2 步会用这些判断训练一个打分的模型，之后它替人打分，想打多少次都行。
+# **“人类反馈”在哪里？** 就在标签里。在真实的 IMDB 上，标签来自影评作者自己打的星：是人说了这条影评是褒是贬。（自带的影评是程序按一套语法写的，标签也由程序给出，替人站在这个位置上。）第 2 步会用这些判断训练一个打分的模型，之后它替人打分，想打多少次都行。
 #
 # 为什么不直接拿好评做微调，要绕这么一圈？因为微调只会模仿写好的例子；而很多时候，人**写不出**理想的回答，却**看得出**两个回答哪个更好。RLHF 用的正是这种“看得出”。
 
 # %% [markdown] tags=["en"]
-# **Where is the human feedback?** In the labels: a person said whether a review praises or complains. Stage 2 trains a model on these judgements; from then on it judges in people's place, as often as we like.
+# **Where is the human feedback?** In the labels. On the real IMDB they come from the stars that the reviewers gave: a person said whether a review praises or complains. (The bundled reviews are written by a program, from a grammar, and so are their labels; they stand in for a person here.) Stage 2 trains a model on these judgements; from then on it judges in people's place, as often as we like.
 #
 # Why not simply fine-tune on the positive reviews? Because fine-tuning only imitates examples that someone wrote. Often people **cannot write** the ideal answer, but **can see** which of two answers is better. That ability is what RLHF uses.
 
@@ -208,10 +208,10 @@ for text in SENTENCES:
     print(f"{reward([text]).item():6.2f} | {text}")
 
 # %% [markdown] tags=["zh"]
-# 再看测试集（test split）里的真影评，奖励模型训练时没见过它们。好评和差评的分数分得开吗？
+# 再看测试集（test split）里完整的影评，奖励模型训练时没见过它们。好评和差评的分数分得开吗？
 
 # %% [markdown] tags=["en"]
-# Now real reviews of the test split, which the reward model never saw in training. Do the scores tell good reviews from bad ones?
+# Now whole reviews of the test split, which the reward model never saw in training. Do the scores tell good reviews from bad ones?
 
 # %%
 held = load_reviews(setup.dataset, "test").shuffle(seed=setup.seed)[:256]  # dict of lists
@@ -253,7 +253,7 @@ for score, probability in zip(z, torch.sigmoid(2 * z), strict=True):
 # RLHF_PROFILE=imdb make lab
 # ```
 #
-# - `offline`（默认）：课程自带的语料，现场训练的微型模型。只用 CPU，不联网，人人都能跑完。
+# - `offline`（默认）：课程自带的语料（由语法生成，比真实影评容易得多），现场训练的微型模型。只用 CPU，不联网，人人都能跑完。
 # - `imdb`：真实的 IMDB 影评，模型仍是从头训练的小模型。CPU 能跑，有 GPU 更好。
 # - `full`：公开发布的模型和真实影评，需要一块 GPU。
 
@@ -266,7 +266,7 @@ for score, probability in zip(z, torch.sigmoid(2 * z), strict=True):
 # RLHF_PROFILE=imdb make lab
 # ```
 #
-# - `offline` (default): the course's own corpus, tiny models trained on the spot. CPU only, no network: anybody can run it.
+# - `offline` (default): the course's own corpus (generated from a grammar, and far easier than real reviews), tiny models trained on the spot. CPU only, no network: anybody can run it.
 # - `imdb`: the real IMDB reviews, still small models trained from scratch. Runs on a CPU, better on a GPU.
 # - `full`: the published models and the real reviews, on one GPU.
 
@@ -291,12 +291,12 @@ report.run_meta(setup)
 # %% [markdown] tags=["zh"]
 # ## 6 第一次采样
 #
-# 提示（query）是测试集影评的开头，只留几个词元；回复（response）由策略接着写，长度也很短。先让还没训练的策略写，存起来，最后做对照。
+# 提示（query）是测试集影评的开头，只留几个词元；回复（response）由策略接着写，长度也很短。先让还没有用 PPO 训练过的策略写，存起来，最后做对照。
 
 # %% [markdown] tags=["en"]
 # ## 6 A first sample
 #
-# A query is the opening of a test review, cut to a few tokens; the policy writes the response, which is short as well. Let the untrained policy write first and keep what it wrote, to compare with at the end.
+# A query is the opening of a test review, cut to a few tokens; the policy writes the response, which is short as well. Let the policy write as it is, before any PPO, and keep what it wrote, to compare with at the end.
 
 # %%
 prompts = evaluate.held_out_prompts(setup, tokenizer)
@@ -386,12 +386,12 @@ report.curves(history, ["env/reward_mean", "objective/kl"], smooth=3, columns=2)
 # %% [markdown] tags=["zh"]
 # ## 8 日志在哪里，TensorBoard 怎么开
 #
-# 所有训练结果都在 `output/` 下，一课一个文件夹。训练时每一步都写进 TensorBoard 的日志：
+# 所有训练结果都在 `output/` 下，一课一个文件夹。训练时每一步都写进 TensorBoard 的日志，每换一组设置就另开一个子文件夹，名字由设置算出：
 
 # %% [markdown] tags=["en"]
 # ## 8 Where the logs are, and how to open TensorBoard
 #
-# Everything that trains writes under `output/`, one folder per lesson. Each step of the training above also went into TensorBoard's log:
+# Everything that trains writes under `output/`, one folder per lesson. Each step of the training above also went into TensorBoard's log, in a subfolder for each set of settings, whose name is computed from them:
 
 # %%
 for run in sorted((setup.output / "runs").iterdir()):
@@ -402,7 +402,7 @@ keys = [key for key in history[0] if not key.startswith("time/")]
 print(len(keys), "metrics per step:", *keys, sep="\n  ")
 
 # %% [markdown] tags=["zh"]
-# **在 VS Code 里**：打开命令面板（Ctrl+Shift+P，macOS 上是 Cmd+Shift+P），运行 `Python: Launch TensorBoard`，选择 `output` 文件夹。
+# **在 VS Code 里**：打开命令面板（Ctrl+Shift+P，macOS 上是 Cmd+Shift+P），运行 `Python: Launch TensorBoard`（没有这条命令，就先安装 TensorBoard 扩展），选择 `output` 文件夹。
 #
 # **手动启动**：在课程的文件夹里运行下面的命令，然后打开 http://127.0.0.1:8080 。
 #
@@ -419,7 +419,7 @@ print(len(keys), "metrics per step:", *keys, sep="\n  ")
 # 登录以后，在服务器上启动 `tensorboard --logdir output --port 8080`，再在自己电脑的浏览器里打开 http://127.0.0.1:10086 。TensorBoard 默认只监听服务器的本机地址，外网连不进来。
 
 # %% [markdown] tags=["en"]
-# **In VS Code**: open the command palette (Ctrl+Shift+P; Cmd+Shift+P on macOS), run `Python: Launch TensorBoard` and choose the folder `output`.
+# **In VS Code**: open the command palette (Ctrl+Shift+P; Cmd+Shift+P on macOS), run `Python: Launch TensorBoard` (if there is no such command, install the extension TensorBoard first) and choose the folder `output`.
 #
 # **By hand**: run this in the course's folder, then open http://127.0.0.1:8080 .
 #
@@ -527,10 +527,10 @@ print("KL to itself:", evaluate.response_kl(reference, reference, before).abs().
 print("also in training:", len(set(prompts["review"]) & set(reviews["text"])))
 
 # %% [markdown] tags=["zh"]
-# 第四，策略是照着奖励模型的分数学的，让同一个奖励模型来评它，难免偏心。所以再请一位**没有参与训练**的评委：只看词和词对的逻辑回归，用测试集里其余的影评训练。它自己准不准，也要先量一下。
+# 第四，策略是照着奖励模型的分数学的，让同一个奖励模型来评它，难免偏心。所以再请一位**没有参与训练**的评委：只看词和词对的逻辑回归，用测试集里其余的影评训练。它自己准不准，也要先量一下。（自带的影评很容易，它在完整的影评上会接近满分；回复只有几个词元，就难得多。）
 
 # %% [markdown] tags=["en"]
-# Fourth, the policy learnt from the reward model's scores, so the same reward model is a biased judge of it. A second judge that **took no part in training** stands beside it: a logistic regression on words and word pairs, trained on the other reviews of the test split. How good it is must be measured first, too.
+# Fourth, the policy learnt from the reward model's scores, so the same reward model is a biased judge of it. A second judge that **took no part in training** stands beside it: a logistic regression on words and word pairs, trained on the other reviews of the test split. How good it is must be measured first, too. (The bundled reviews are easy, and on whole ones it comes close to full marks; responses of a few tokens are much harder.)
 
 # %%
 from rlhf.rewards import WordJudge
@@ -661,12 +661,12 @@ checks.e00_1(solution_1).must_pass()
 # %% [markdown] tags=["zh"]
 # ### 练习 2 配对的平均增益
 #
-# 表里的增益（gain）是怎么算的？写一个函数：`before[i]` 和 `after[i]` 是同一个提示训练前后的分数，返回平均增益。
+# 表里的增益（gain）是怎么算的？写一个函数：`before` 和 `after` 是两个一样长的列表，`before[i]` 和 `after[i]` 是同一个提示训练前后的分数；返回平均增益。
 
 # %% [markdown] tags=["en"]
 # ### Exercise 2 The paired mean gain
 #
-# How is the gain in the table computed? Write the function: `before[i]` and `after[i]` are the scores of the same prompt before and after training; return the mean gain.
+# How is the gain in the table computed? Write the function: `before` and `after` are two lists of equal length, `before[i]` and `after[i]` the scores of the same prompt before and after training; return the mean gain.
 
 
 # %% tags=["exercise"]
@@ -689,12 +689,12 @@ checks.e00_2(solution_2).must_pass()
 # %% [markdown] tags=["zh"]
 # ### 练习 3 分数放在哪个词元上？
 #
-# 第 7 节的 $R(x, y)$ 是整条回复的总账。训练时要把它摊到每个词元上：第 $t$ 个词元得到 $-\beta \cdot \mathrm{kl}_t$，而分数要等全文写完才有，所以只加在**最后一个**词元上。写出这个函数，返回和 `kl` 一样长的列表。
+# 第 7 节的 $R(x, y)$ 是整条回复的总账。训练时要把它摊到每个词元上：第 $t$ 个词元得到 $-\beta \cdot \mathrm{kl}_t$，而分数要等全文写完才有，所以只加在**最后一个**词元上。写出这个函数：`kl` 是一个列表，每个词元一个数；返回一个和它一样长的列表。
 
 # %% [markdown] tags=["en"]
 # ### Exercise 3 Which token gets the score?
 #
-# The $R(x, y)$ of section 7 is the balance of a whole response. Training spreads it over the tokens: token $t$ receives $-\beta \cdot \mathrm{kl}_t$, and since the score exists only once the text is complete, it is added to the **last** token alone. Write the function; return a list as long as `kl`.
+# The $R(x, y)$ of section 7 is the balance of a whole response. Training spreads it over the tokens: token $t$ receives $-\beta \cdot \mathrm{kl}_t$, and since the score exists only once the text is complete, it is added to the **last** token alone. Write the function: `kl` is a list with one number per token; return a list of the same length.
 
 
 # %% tags=["exercise"]
@@ -740,10 +740,10 @@ for text in SENTENCES:
     print(f"{buggy_score(output):6.2f} | {output}")
 
 # %% [markdown] tags=["zh"]
-# 差评也得了高分：`top_k=None` 会按分数从高到低排序，排在第一的是**分数高的那个标签**，不一定是 `POSITIVE`。拿这种分数训练，策略学到的是“态度鲜明”，而不是“正面”。写一个正确的版本。
+# 差评也得了高分：`top_k=None` 会按分数从高到低排序，排在第一的是**分数高的那个标签**，不一定是 `POSITIVE`。拿这种分数训练，策略学到的是“态度鲜明”，而不是“正面”。写一个正确的版本：`output` 就是上面打印的那种列表，返回 `POSITIVE` 的分数。
 
 # %% [markdown] tags=["en"]
-# The bad review scores high as well: `top_k=None` sorts by score, so the first entry is **whichever label scores higher**, not always `POSITIVE`. A policy trained on such scores learns to be outspoken, not positive. Write a correct version.
+# The bad review scores high as well: `top_k=None` sorts by score, so the first entry is **whichever label scores higher**, not always `POSITIVE`. A policy trained on such scores learns to be outspoken, not positive. Write a correct version: `output` is a list as printed above; return the score of `POSITIVE`.
 
 
 # %% tags=["exercise"]
