@@ -1,6 +1,8 @@
 """Graders: right answers in every form, wrong answers by name, and nothing ever raised into the notebook."""
 
 import statistics
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -284,6 +286,15 @@ def test_compare_accepts_every_form_and_names_padding():
         checks.compare(torch.where(mask.bool(), -W, 9.0), W, mask=mask)
     with pytest.raises(checks.NotAnswered):
         checks.compare([1.0, None], W)
+
+
+def test_fractions_and_decimals_are_numbers():
+    assert checks.e07_1(Fraction(8, 25)).passed and checks.e06_3((0, Decimal("0.945"), Fraction(3, 2))).passed
+    assert checks.e10_5(Fraction(12, 25), Fraction(17, 25), Fraction(7, 10)).passed
+    assert checks.e11_3(lambda tokens, rank: Fraction(tokens[rank] * len(tokens), sum(tokens))).passed
+    wrong = checks.e11_3(lambda tokens, rank: Fraction(tokens[rank], sum(tokens)))
+    assert wrong.passed is False and "too small" in wrong.en
+    checks.compare([[Fraction(1, 2)], [Decimal("0.25")]], [[0.5], [0.25]])
 
 
 def test_verdicts_render_in_both_languages_and_escape():

@@ -7,6 +7,8 @@ NaN, padding, a flipped sign, a factor, a shift by one. Every lesson's graders u
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -69,6 +71,7 @@ def to_tensor(value, name: Message = ("结果", "The result")) -> Tensor:
     """Any of the forms a student may hand in, as a float64 tensor on the CPU."""
     if value is None or value is ...:
         raise NotAnswered
+    value = _floats(value)
     if isinstance(value, (list, tuple)):
         if any(item is None or item is ... for item in value):
             raise NotAnswered
@@ -91,6 +94,13 @@ def to_tensor(value, name: Message = ("结果", "The result")) -> Tensor:
                 f"should be numbers, a list or a tensor, not {kind}.",
             ),
         ) from None
+
+
+def _floats(value):
+    """Fractions and decimals, in lists too, as floats: torch knows neither."""
+    if isinstance(value, (list, tuple)):
+        return [_floats(item) for item in value]
+    return float(value) if isinstance(value, (Fraction, Decimal)) else value
 
 
 def _fit(got: Tensor, want: Tensor, name: Message) -> Tensor:
