@@ -456,7 +456,7 @@ print(inspect.getsource(PPOTrainer.step).split('"""')[2])
 # | `ppo/policy/entropy` | 每个位置上下一个词元分布的熵，对整个词表求和 |
 # | `ppo/policy/approxkl` | 更新时策略已经离开“写回复的那个自己”多远（平方近似，恒不为负） |
 # | `ppo/policy/policykl` | 同一个距离，带符号的估计；提前停止看的是它 |
-# | `ppo/policy/clipfrac` | 被裁剪的词元所占的比例；几成以上说明步子太大 |
+# | `ppo/policy/clipfrac` | 被裁剪的词元所占的比例；到了好几成，就说明步子太大 |
 # | `ppo/policy/advantages_mean` | 白化之后优势的均值，见练习 3 |
 # | `ppo/policy/grad_norm` | 梯度的范数；突然变大往往是发散的前兆 |
 # | `ppo/loss/policy`，`ppo/loss/value`，`ppo/loss/total` | 裁剪后的策略损失、价值损失、两者加权之和。策略损失**不会**像监督学习那样越降越低，它每一步都从 0 附近重新开始 |
@@ -519,7 +519,7 @@ report.curves(log, keys, smooth=5, lines={"objective/kl": config.target})
 # tensorboard --logdir output/07_ppo_imdb/runs --port 8080
 # ```
 #
-# 然后在浏览器里打开 <http://127.0.0.1:8080>。多跑几次，几条曲线会叠在一起，便于比较。想用 W&B，只要在 `PPOConfig` 里加上 `log_with="wandb"`：默认离线，不登录、不上传，还会多一张每一步的文本表；之后想上传时再用 `wandb sync`。
+# 然后在浏览器里打开 <http://127.0.0.1:8080>。多跑几次，各次的曲线会画在同一张图里，便于比较。想用 W&B，只要在 `PPOConfig` 里加上 `log_with="wandb"`：默认离线，不登录、不上传，还会多一张每一步的文本表；之后想上传时再用 `wandb sync`。
 
 # %% [markdown] tags=["en"]
 # How to read these six curves: score and KL rise **together**, for the score is bought with KL. The dashed line is the KL target: while the KL is below it, $\beta$ slowly falls and the tax gets lighter; above it, the reverse. Mind the scale: in so short a run $\beta$ hardly moves (exercise 1 works out how slowly). The value head starts at random; `ppo/val/var_explained` climbs from about 0 or below.
@@ -541,7 +541,7 @@ print(len(files), "file(s),", sum(path.stat().st_size for path in files) // 1024
 # %% [markdown] tags=["zh"]
 # ### 7.3 看一条回复里的每个词元
 #
-# 训练器把最后一批的中间结果都留着。取出分数最高的那条回复，把第 5 节的三个量画到词元上。蓝色为正，橙色为负。
+# 训练器留着最后一批的全部中间结果。取出分数最高的那条回复，把第 5 节的三个量画到词元上。蓝色为正，橙色为负。
 
 # %% [markdown] tags=["en"]
 # ### 7.3 One response, token by token
@@ -601,7 +601,7 @@ for query, text in zip(prompts["query"], greedy[1], strict=False):
 #
 # - **留出提示**：来自测试集，训练从没见过。前后两个模型用同样的提示、同样的回复长度、同样的随机种子。
 # - **配对增益**（paired gain）：同一个提示，后减前，再平均；用自助法（bootstrap）给出 95% 区间。
-# - **第二位评委**（second judge）：一个词袋分类器，只用测试集里**没有拿来当提示**的影评训练，结构和训练数据都与奖励模型不同。只对奖励模型有效的把戏，多半骗不了它。但它也不是真人：在同一种影评里学出来的两位评委，会喜欢同样的字眼。所以表里的回复还要自己读一读。
+# - **第二位评委**（second judge）：一个词袋分类器，只用测试集里**没有拿来当提示**的影评训练，结构和训练数据都与奖励模型不同。只对奖励模型有效的把戏，多半骗不了它。但它也不是真人：在同一种影评里学出来的两位评委，会喜欢同样的字眼；它在整条影评上判得再准（下面会量），也不等于在半句话上同样可靠。所以表里的回复还要自己读一读。
 # - **代价**：KL，以及 distinct-2（不同的二元词组占全部二元词组的比例），后者下降太多就是在重复套话。
 
 # %% [markdown] tags=["en"]
@@ -613,7 +613,7 @@ for query, text in zip(prompts["query"], greedy[1], strict=False):
 #
 # - **Held-out queries** from the test split, which training never saw. Both models get the same queries, the same response lengths and the same random seed.
 # - **Paired gain**: the difference for each query, averaged, with a 95% interval by bootstrap.
-# - **A second judge**: a bag-of-words classifier, trained on those reviews of the test split that are **not behind a query**. It shares neither architecture nor training data with the reward model; a trick that works on the reward model only will hardly fool it. Still it is no human being: two judges that learnt from the same kind of reviews like the same words. So read the responses in the table yourself, too.
+# - **A second judge**: a bag-of-words classifier, trained on those reviews of the test split that are **not behind a query**. It shares neither architecture nor training data with the reward model; a trick that works on the reward model only will hardly fool it. Still it is no human being: two judges that learnt from the same kind of reviews like the same words, and however often it is right about whole reviews (measured below), half a sentence is another matter. So read the responses in the table yourself, too.
 # - **The cost**: KL, and distinct-2 (different word pairs divided by all word pairs), which falls far when stock phrases repeat.
 
 # %%
@@ -972,9 +972,9 @@ print("what the run without a penalty likes to write:", favourite)
 #
 # - `no penalty`：没有什么拉住它，KL 比对照组大得多，distinct-2 往下掉。分数照样涨，句子却越来越像口头禅：这就是**奖励黑客**。只看分数，看不出毛病。
 # - `heavy penalty`：分数不涨，反而可能跌。罚得这么重，奖励里几乎只剩 KL 的噪声，模型被噪声推着走，KL 也未必小。$\beta$ 要在这两头之间选。
-# - `no whitening`：Adam 会自己调整梯度的尺度，所以常常看不到灾难；少掉的是“减去均值”：一批回复里谁比平均好、谁比平均差，不再是一半对一半。
+# - `no whitening`：Adam 会自己调整梯度的尺度，所以常常看不到灾难；少掉的是“减去均值”：比平均好的和比平均差的不再互相抵消，一批里可能人人都被鼓励，或者人人都挨罚。
 # - `no value loss`：价值头从头到尾是随机的，`value explained` 起不来，优势里的噪声没人替它减掉。短短几步看不出分数的差别，长跑才吃亏。
-# - `20 epochs`：同一批数据榨了 20 遍，策略早已不是写下这些回复的那个自己，clipfrac 很高。它的分数可能冲得最快，代价是 KL 和多样性。刹车（`brake`）让多余的几遍提前结束。
+# - `20 epochs`：同一批数据榨了 20 遍，策略早已不是写下这些回复的那个自己，clipfrac 很高。KL 和多样性都付出去了，分数却未必跟着涨。上面若有 `mean ratio …` 的警告，就是它引起的：有的小批里概率比的均值超过了 `ratio_threshold`，训练器干脆跳过不学。刹车（`brake`）让多余的几遍提前结束。
 #
 # 这些都是一个种子的短跑，数字会随种子变；断言里的四条，就是练习 5 要你预测的四条。
 
@@ -983,9 +983,9 @@ print("what the run without a penalty likes to write:", favourite)
 #
 # - `no penalty`: nothing holds it back; the KL is far above the control's, distinct-2 falls. The score rises all the same while sentences turn into a tic: this is **reward hacking**. The score alone shows nothing wrong.
 # - `heavy penalty`: the score does not rise and may fall. Under so heavy a tax the reward is little more than the noise of the KL, noise pushes the model about, and even the KL need not be small. $\beta$ is chosen between these two ends.
-# - `no whitening`: Adam rescales gradients by itself, so often there is no disaster to see. What is lost is the subtraction of the mean: who is better than average in the batch and who is worse no longer balances.
+# - `no whitening`: Adam rescales gradients by itself, so often there is no disaster to see. What is lost is the subtraction of the mean: those above the average and those below it no longer cancel, and a whole batch may be encouraged, or a whole batch punished.
 # - `no value loss`: the value head stays random throughout, `value explained` never rises, and nobody takes the noise out of the advantages. A few steps hide it; a long run pays for it.
-# - `20 epochs`: one batch is squeezed 20 times; the policy has long ceased to be the one that wrote these responses, and clipfrac is high. Its score may race ahead of all others, paid for in KL and diversity. Early stopping (`brake`) ends the superfluous passes.
+# - `20 epochs`: one batch is squeezed 20 times; the policy has long ceased to be the one that wrote these responses, and clipfrac is high. KL and diversity are spent, and the score need not follow. If warnings about a `mean ratio …` stand above, they come from here: in some minibatches the mean ratio exceeded `ratio_threshold`, and the trainer left them out. Early stopping (`brake`) ends the superfluous passes.
 #
 # These are short runs with one seed, and the figures change with it; the four assertions are what exercise 5 asks you to predict.
 

@@ -352,16 +352,20 @@ plt.show()
 # %% [markdown] tags=["zh"]
 # 虚线是一个常见的错误：把所有提示的分数混成一堆再估计。那等于允许“挑提示”：有的提示天生分高，混在一起，最大值就总来自它们。而拒绝采样必须**每个提示**各留一条。由 $t^K$ 的凸性可以证明，混起来的估计绝不会更低。
 #
+# 再看“每翻一倍多赚多少”那一行，和第 3.1 节的正态分布比一比：正态分布里一次比一次少，真实的分数却未必。多数回复不好不坏，偶尔有一条满是好话，分布的右边拖着一条长尾巴，K 大了还常常有新的收获。
+#
 # ## 4 K 选一的代价：KL
 #
-# 挑过的回复不再服从原来的策略。走了多远？先看一个算得清楚的例子：只有 6 种回复，按分数从低到高排好。n 条里最好的是第 $i$ 种的概率，等于“都不高于它”减去“都低于它”：
+# 挑过的回复不再服从原来的策略。走了多远？（这一节照文献的写法，把 K 写成 $n$。）先看一个算得清楚的例子：只有 6 种回复，按分数从低到高排好。n 条里最好的是第 $i$ 种的概率，等于“都不高于它”减去“都低于它”：
 
 # %% [markdown] tags=["en"]
 # The dashed line is a common mistake: to throw the scores of all prompts together and estimate from that. It allows picking among **prompts**: some of them score high whatever follows, and the maximum always comes from those. Rejection sampling has to keep one response of **every** prompt. That the mixed estimate is never lower follows from the convexity of $t^K$.
 #
+# Now look at the line "each doubling of K adds", next to the normal distribution of section 3.1. There, each doubling gains less than the one before; real scores need not obey. Most responses are lukewarm and a few are full of praise: the distribution has a long tail on the right, where a larger K keeps finding more.
+#
 # ## 4 The price of best-of-K: KL
 #
-# Responses that were picked no longer follow the policy that wrote them. How far have they moved? First a case where everything can be computed: just 6 responses, sorted from the lowest score to the highest. The best of n is the $i$-th with the probability that all are at most as good, less the probability that all are worse:
+# Responses that were picked no longer follow the policy that wrote them. How far have they moved? (This section writes $n$ for K, as the literature does.) First a case where everything can be computed: just 6 responses, sorted from the lowest score to the highest. The best of n is the $i$-th with the probability that all are at most as good, less the probability that all are worse:
 
 # %%
 p = torch.tensor([0.40, 0.25, 0.15, 0.10, 0.07, 0.03], dtype=torch.float64)  # (6,), lowest score first
@@ -575,10 +579,10 @@ axes[0].legend()
 plt.show()
 
 # %% [markdown] tags=["zh"]
-# 左图：误差线是配对增益的 95% 区间；虚线是出发时的策略 K 选一的增益，不训练，只在写的时候挑。中图是代价。右图：冻结的采样器当然每轮都一样。下面一句由代码写成，数字来自这次运行：
+# 左图：误差线是配对增益的 95% 区间；虚线是出发时的策略 K 选一的增益，不训练，只在写的时候挑。中图是代价。右图：冻结的采样器每轮都是同一个，只差抽样的噪声。下面一句由代码写成，数字来自这次运行：
 
 # %% [markdown] tags=["en"]
-# Left: the bars are 95% intervals of the paired gain; the dashed line is what best-of-K gains with the policy of the start, choosing at writing time without any training. In the middle is the price. Right: a frozen sampler is of course the same in every round. The next lines are written by code, with the numbers of this run:
+# Left: the bars are 95% intervals of the paired gain; the dashed line is what best-of-K gains with the policy of the start, choosing at writing time without any training. In the middle is the price. Right: a frozen sampler is the same one in every round, but for the noise of sampling. The next lines are written by code, with the numbers of this run:
 
 # %%
 last = config.rounds
@@ -601,8 +605,8 @@ print("the refreshed one", "below" if gain["best of K"] < ceiling else "above", 
 # %% [markdown] tags=["zh"]
 # 怎么读：
 #
-# - **随机挑**：学自己写的东西，期望里什么都没变；可是它的 KL 不是 0。这就是 SFT 本身的漂移：样本有限，每一步都带着噪声，而损失里没有任何东西把它拉回来。拒绝采样的 KL 里，也有这么一部分什么都没买到。
-# - **冻结的采样器**：老师一直是“K 选一”，学得再好也就是老师的水平，所以有天花板。
+# - **随机挑**：学自己写的东西，第一步的梯度平均起来是 0，没有方向；可是它的 KL 不是 0，分数也可能朝哪一边晃一点。这就是 SFT 本身的漂移：样本有限，每一步都带着噪声，而损失里没有任何东西把它拉回来。拒绝采样的 KL 里，也有这么一部分什么都没买到。
+# - **冻结的采样器**：老师一直是“K 选一”，学得再好也就是老师的水平，所以有天花板。实际停下的地方往往还要低：样本这么少，SFT 学不到十成。
 # - **更新的采样器**：老师跟着学生一起变好。理想情况下三轮以后相当于几条里挑一条？练习 1 来算。
 #
 # 日志已经写进 TensorBoard：每一轮的 SFT 损失，和上表的每一个数。
@@ -618,8 +622,8 @@ print("the refreshed one", "below" if gain["best of K"] < ceiling else "above", 
 # %% [markdown] tags=["en"]
 # How to read it:
 #
-# - **Random pick**: to learn what one wrote oneself changes nothing on average; yet its KL is not 0. That is the drift of SFT itself: samples are finite, every step is noisy, and nothing in the loss pulls back. Part of the KL of rejection sampling buys nothing either.
-# - **Frozen sampler**: its teacher is best-of-K for ever, and the best pupil only gets as good as the teacher. There is a ceiling.
+# - **Random pick**: where one imitates what one wrote oneself, the gradient of the first step is 0 on average, it has no direction; yet the KL is not 0, and the score may wander a little to either side. That is the drift of SFT itself: samples are finite, every step is noisy, and nothing in the loss pulls back. Part of the KL of rejection sampling buys nothing either.
+# - **Frozen sampler**: its teacher is best-of-K for ever, and the best pupil only gets as good as the teacher. There is a ceiling, and it usually comes to rest below it: from so few samples SFT learns only part of the lesson.
 # - **Refreshed sampler**: the teacher improves along with the pupil. In the ideal case, what best-of-how-many do three rounds amount to? Exercise 1 works it out.
 #
 # The logs are in TensorBoard's format: the SFT loss of each round and every number of the table above.
@@ -745,7 +749,7 @@ with pd.option_context("display.max_colwidth", None):
 # %% [markdown] tags=["en"]
 # ## 10 So, do we need reinforcement learning?
 #
-# Scores are bought with KL, so draw both. The line without dots is best-of-n: no training, only choosing at writing time, with the bound of section 4 as its KL.
+# Scores are bought with KL, so draw both. The line without dots is best-of-K: no training, only choosing at writing time, with the bound of section 4 as its KL.
 
 # %%
 sizes = torch.arange(1, n + 1).tolist()
@@ -772,7 +776,7 @@ plt.show()
 # 图上离左上角越近越好。读的时候想着三件事：
 #
 # - K 选一的 KL 是**理想**的：挑选只动该动的。SFT 用有限的样本去逼近它，要多付漂移的钱；随机挑的那条平线就是纯粹的漂移。
-# - 但是 K 选一每写一条都要真写 K 条，K 再大也只按 $\log K$ 前进；训练过的策略写一条就是一条，而且一轮一轮地还能走远。
+# - 但是 K 选一每交一条都要真写 K 条，K 再大，KL 也只按 $\log K$ 增长；训练过的策略写一条就是一条，而且一轮一轮地还能走远。
 # - 损失里没有 KL。想少付一点：样本多一些、学习率低一些、轮数少一些，或者干脆用带 KL 惩罚的 PPO。
 #
 # 和 PPO 比，两者到底差在哪里？
@@ -785,15 +789,15 @@ plt.show()
 # | 同时在内存里 | 策略；打分可以另外做 | 策略、价值头、参考模型、奖励模型 |
 # | 新写的零件 | 没有：采样加 SFT | 价值头、GAE、裁剪、KL 控制器 |
 #
-# 其实它也是强化学习：在每一轮的第一步，“只学最好的一条”的梯度，就是奖励为 1（被选中）或 0（没选中）的策略梯度；K 条互相比较，起了基线（baseline）的作用。从第二步起，写回复的已经不是当前的策略，PPO 会用概率比修正并裁剪，这里则不管。所以回答是：**不一定需要 PPO，但绕不开“自己写、有人评、再学习”这个循环**。冻结采样器的对照说明，少了循环就有天花板。
+# 其实它也是强化学习：在每一轮的第一步，“只学最好的一条”的梯度，就是奖励为 1（被选中）或 0（没选中）的策略梯度；K 条互相比较，起了基线（baseline）的作用。从第二步起，写回复的已经不是当前的策略，PPO 会用概率比修正并裁剪，这里则不管。所以回答是：**不一定需要 PPO，但绕不开“自己写、有人评、再学习”这个循环**。冻结采样器的对照说明：不更新写的人，就有天花板。
 #
 # 第 09 课会让 PPO、GRPO、RLOO、DPO 和拒绝采样用同样多的样本比一比。
 
 # %% [markdown] tags=["en"]
 # The nearer to the upper left, the better. Three things to keep in mind:
 #
-# - The KL of best-of-n is the **ideal** one: choosing moves only what it has to. SFT approximates it from finite samples and pays for the drift on top; the flat line of the random pick is pure drift.
-# - But best-of-n has to write n responses for each one it hands in, and however large n, it only advances with $\log K$; a trained policy writes one, and round after round it can go further.
+# - The KL of best-of-K is the **ideal** one: choosing moves only what it has to. SFT approximates it from finite samples and pays for the drift on top; the flat line of the random pick is pure drift.
+# - But best-of-K has to write K responses for each one it hands in, and however large K, its KL only grows with $\log K$; a trained policy writes one, and round after round it can go further.
 # - There is no KL in the loss. To pay less: more samples, a lower learning rate, fewer rounds, or PPO with its KL penalty after all.
 #
 # What sets it apart from PPO?
@@ -806,7 +810,7 @@ plt.show()
 # | in memory at once | the policy; scoring can happen elsewhere | policy, value head, reference, reward model |
 # | new parts | none: sampling and SFT | value head, GAE, clipping, KL controller |
 #
-# In fact it is reinforcement learning as well: at the first step of a round, the gradient of "learn the best one only" is the policy gradient for a reward of 1 (picked) or 0 (not picked), and comparing the K with each other acts as a baseline. From the second step on, the policy is no longer the one that wrote the responses; PPO corrects with ratios and clips, here nobody minds. So the answer is: **PPO is not a must, but there is no way around the loop of writing, being judged and learning**. The control with the frozen sampler shows that without the loop there is a ceiling.
+# In fact it is reinforcement learning as well: at the first step of a round, the gradient of "learn the best one only" is the policy gradient for a reward of 1 (picked) or 0 (not picked), and comparing the K with each other acts as a baseline. From the second step on, the policy is no longer the one that wrote the responses; PPO corrects with ratios and clips, here nobody minds. So the answer is: **PPO is not a must, but there is no way around the loop of writing, being judged and learning**. The control with the frozen sampler shows that where the writer is never renewed there is a ceiling.
 #
 # Lesson 09 lets PPO, GRPO, RLOO, DPO and rejection sampling compete on the same number of samples.
 

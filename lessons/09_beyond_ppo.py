@@ -154,7 +154,7 @@ print({f"K = {k}": f"{len(part)} prompts" for k, part in lists.items()}, lists[8
 #
 # $$A_i = \frac{r_i - \operatorname{mean}(r)}{\operatorname{std}(r)}$$
 #
-# 一条回复里的每个词元都拿同一个 $A_i$。用小数字算一遍：
+# 一条回复里的每个词元都拿同一个 $A_i$。（代码给标准差加上 0.0001，免得除以 0。）用小数字算一遍：
 
 # %% [markdown] tags=["en"]
 # Why count tokens? With large models, sampling is the largest part of the bill; and how much text the reward model has scored bounds what can have been learnt from it. Best-of-n is the exception: it trains nothing, but **every answer** costs n times the tokens, for ever.
@@ -169,7 +169,7 @@ print({f"K = {k}": f"{len(part)} prompts" for k, part in lists.items()}, lists[8
 #
 # $$A_i = \frac{r_i - \operatorname{mean}(r)}{\operatorname{std}(r)}$$
 #
-# All tokens of a response get the same $A_i$. With small numbers:
+# All tokens of a response get the same $A_i$. (The code adds 0.0001 to the standard deviation, lest it divide by 0.) With small numbers:
 
 # %%
 toy = torch.tensor([[1.9, -0.3, 0.2, -1.4], [2.1, 2.0, 2.1, 2.0]])  # (P=2, K=4)
@@ -181,7 +181,7 @@ print("centred", [[round(x, 2) for x in row] for row in centred.tolist()])
 print("scaled ", [[round(x, 2) for x in row] for row in scaled.tolist()])
 
 # %% [markdown] tags=["zh"]
-# 看第二行：四条几乎一样好，分数只差 0.1，除以标准差以后，优势却和第一行一样大。奖励模型的一点噪声，就这样被放大成“一条好、一条坏”。Dr. GRPO 因此不除。K 条分数全都相同的提示，优势是 0，什么也教不了。
+# 看第二行：四条几乎一样好，分数只差 0.1，除以标准差以后，优势却和第一行差不多大。奖励模型的一点噪声，就这样被放大成“一条好、一条坏”。Dr. GRPO 因此不除。K 条分数全都相同的提示，优势是 0，什么也教不了。
 #
 # ### 3.2 损失
 #
@@ -192,7 +192,7 @@ print("scaled ", [[round(x, 2) for x in row] for row in scaled.tolist()])
 # 先在每条回复内平均，再对回复平均。两条回复，长 3 和 1，手写一遍：
 
 # %% [markdown] tags=["en"]
-# Look at the second row: four responses that are about equally good, scores 0.1 apart, and after the division their advantages are as large as in the first row. A little noise of the reward model is blown up into "one good, one bad". Dr. GRPO leaves the division out for that reason. Where all K scores are the same, all advantages are 0 and the prompt teaches nothing.
+# Look at the second row: four responses that are about equally good, scores 0.1 apart, and after the division their advantages are about as large as in the first row. A little noise of the reward model is blown up into "one good, one bad". Dr. GRPO leaves the division out for that reason. Where all K scores are the same, all advantages are 0 and the prompt teaches nothing.
 #
 # ### 3.2 The loss
 #
@@ -782,24 +782,24 @@ plt.show()
 # %% [markdown] tags=["zh"]
 # 左图是花掉的词元，右图是走过的路：同样的增益，KL 小的更好。只有一个种子，别急着下结论。几件可以对照原理看的事：
 #
-# - 同样的词元，各方法的**更新次数**差得很多：PPO 每批看 4 遍，DPO 和拒绝采样的样本大部分没有直接进损失。
+# - 同样的词元，各方法的**更新次数**差得很多：PPO 每批看 4 遍；DPO 每个提示只用最好和最坏的两条，拒绝采样只用最好的一条，其余的不直接进损失。
 # - K 条一组的方法，见到的提示只有 PPO 的 1/K。
 # - n 选一没有训练，KL 用的是上界 $\log n - (n-1)/n$，代价在“每个答案”那一列。
 #
 # ### 8.1 GRPO 的记录里有什么
 #
-# 这几个数每次生成后都会记下来：`reward` 是一批的平均分，`reward_std` 是提示内部的标准差，`kl` 是 k3 的平均（每个词元，不是每条回复），`entropy` 是熵，`grad_norm` 是梯度的长度。
+# 这几个数每次生成后都会记下来：`reward` 是一批的平均分，`reward_std` 是提示内部的标准差，`kl` 是 k3 的平均（每个词元，不是每条回复），`entropy` 是熵，`grad_norm` 是梯度的长度。一批里没有几个提示，所以这么短的训练里，`reward` 的起伏多半是噪声：有没有进步，看上面留出提示的那张表。
 
 # %% [markdown] tags=["en"]
 # On the left is what was spent, on the right the way that was gone: with the same gain, less KL is better. It is one seed, so draw no conclusions yet. Some things to check against the principles:
 #
-# - With the same tokens the **number of updates** differs a lot: PPO goes through every batch 4 times, and of DPO and rejection sampling most samples never enter the loss.
+# - With the same tokens the **number of updates** differs a lot: PPO goes through every batch 4 times; DPO uses the best and the worst response to a prompt only, rejection sampling the best one only, and the others never enter the loss.
 # - Methods with groups of K see 1/K of PPO's prompts.
 # - Best-of-n trains nothing; its KL is the bound $\log n - (n-1)/n$, and its price is in the column of tokens per answer.
 #
 # ### 8.1 What GRPO logs
 #
-# These numbers are logged along the way: `reward` is the mean score of a batch, `reward_std` the standard deviation within prompts, `kl` the mean of k3 (per token, not per response), `entropy` the entropy, `grad_norm` the length of the gradient.
+# These numbers are logged along the way: `reward` is the mean score of a batch, `reward_std` the standard deviation within prompts, `kl` the mean of k3 (per token, not per response), `entropy` the entropy, `grad_norm` the length of the gradient. A batch holds few prompts, so that in so short a run most of what `reward` does is noise: whether there is progress, the table on held-out prompts above has to say.
 
 # %%
 log = pd.DataFrame(runs["grpo"].history)[["reward", "reward_std", "kl", "entropy", "grad_norm"]].dropna()
@@ -866,12 +866,12 @@ frontier.draw(kept, axes)
 plt.show()
 
 # %% [markdown] tags=["zh"]
-# 越靠左上越好。竖线是 95% 区间，**提示和种子一起重抽**：同一个方法的三个种子差得多，区间就宽。（只有三个种子，这样的区间偏窄。）表里的 `second judge` 是没有参与训练的词袋评委。
+# 越靠左上越好。竖线是 95% 区间，**提示和种子一起重抽**：同一个方法的三个种子差得多，区间就宽。（只有三个种子，这样的区间偏窄。）表里的 `second judge` 是没有参与训练的词袋评委；`seconds` 只供参考，机器当时忙闲不一。
 #
 # 谁赢？不同方法停在不同的 KL，不能直接比分数。所以在同一个 KL 处比：点与点之间用直线连（从原点出发），比的是**配对的差**，差的区间含 0 就是分不出。“没有结论”是合法的结果。下面几行由代码写成：
 
 # %% [markdown] tags=["en"]
-# Upper left is better. The bars are 95% intervals, with prompts **and seeds drawn again**: where the three seeds of a method differ much, its interval is wide. (Three seeds are few, and such intervals are rather narrow.) `second judge` in the table is the word judge, which took no part in training.
+# Upper left is better. The bars are 95% intervals, with prompts **and seeds drawn again**: where the three seeds of a method differ much, its interval is wide. (Three seeds are few, and such intervals are rather narrow.) `second judge` in the table is the word judge, which took no part in training; do not compare `seconds`, the machine was not equally busy in all runs.
 #
 # Who wins? Methods stop at different KLs, so their scores cannot be compared as they are. They are compared at the same KL: straight lines between the points (from the origin on), and what counts is the **paired difference**; if its interval holds 0, they cannot be told apart. "Inconclusive" is a legal result. The next lines are written by code:
 
@@ -889,7 +889,8 @@ compared.rows.round(2)
 #
 # - “第一名”是看了数据才挑的，六个里挑最高，难免有运气；所以小胜不算胜。
 # - 学习率各试了两三个（`offline`，别的种子、别的提示），K、批大小、遍数没有调，更新次数也不一样多。换一个预算，名次会变。
-# - 任务很小：回复不到 16 个词元，奖励模型几乎总是对的。推理题上的 GRPO、几万对人类偏好上的 DPO，都不在这张图里。
+# - 拒绝采样的轮数不像 KL 系数那样越调越远：总预算一样，轮数多了，每轮分到的样本就少。
+# - 任务很小：回复不到 16 个词元，要学的只是一种口气。推理题上的 GRPO、几万对人类偏好上的 DPO，都不在这张图里。
 #
 # ## 10 训练前后
 #
@@ -900,7 +901,8 @@ compared.rows.round(2)
 #
 # - Who is "first" was picked after looking: the highest of six owes something to luck, so a narrow win is none.
 # - Two or three learning rates were tried for each (`offline`, another seed, other prompts); K, batch sizes and epochs were not tuned, nor are there equally many updates. With another budget the order may change.
-# - The task is small: responses of less than 16 tokens, and a reward model that is nearly always right. GRPO on reasoning, DPO on tens of thousands of human preferences: not in this picture.
+# - More rounds of rejection sampling need not go further, unlike a lower KL coefficient: the budget is the same, so with more rounds each has fewer samples.
+# - The task is small: responses of less than 16 tokens, and nothing to learn but a tone of voice. GRPO on reasoning, DPO on tens of thousands of human preferences: not in this picture.
 #
 # ## 10 Before and after
 #

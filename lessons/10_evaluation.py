@@ -272,7 +272,7 @@ print(judge.order_bias(blind))
 #
 # ### 2.2 顺序偏差
 #
-# 真正说明问题的是**顺序偏差**（order bias）：在 A 和 B 这些回答里，B 占多少？每一对都换过位置，谁好谁坏已经抵消，不看位置的评委应当在 0.5 附近。`order_bias` 还会算出不看位置时 95% 会落进去的范围，落在外面就判为有偏。
+# 真正说明问题的是**顺序偏差**（order bias）：在 A 和 B 这些回答里，B 占多少？每一对都换过位置，谁好谁坏已经抵消，不看位置的评委应当在 0.5 附近。`order_bias` 还会算出不看位置时 95% 会落进去的范围，落在外面就判为有偏。（如果每一对在两种顺序下结果都相同，A 和 B 就必然各占一半，这个范围缩成 0.5 一个点。）
 #
 # 现实中的评委没有这么极端，它们只是**偏向**某个位置。造一个：给坐在 B 的回复加一点分。
 
@@ -283,7 +283,7 @@ print(judge.order_bias(blind))
 #
 # ### 2.2 Order bias
 #
-# What gives the judge away is its **order bias**: among the answers A and B, how many are B? Every pair was swapped, so who is better cancels out, and a judge that ignores the place should be near 0.5. `order_bias` also computes where it would fall in 95% of cases without a bias; outside of that it is called biased.
+# What gives the judge away is its **order bias**: among the answers A and B, how many are B? Every pair was swapped, so who is better cancels out, and a judge that ignores the place should be near 0.5. `order_bias` also computes where it would fall in 95% of cases without a bias; outside of that it is called biased. (Where every pair has the same outcome in both orders, A and B must come up equally often, and that range shrinks to 0.5.)
 #
 # Real judges are not so extreme, they only **lean** towards a place. Let us build one: whatever sits at B gets a bonus.
 
@@ -377,7 +377,7 @@ pd.DataFrame(rows).T
 # %% [markdown] tags=["zh"]
 # - `longer wins`：分出胜负、长度又不同的那些对里，长的赢了多少。
 # - `log-odds`：每长一个词，赢面（对数几率）加多少；区间跨过 0，就看不出长度有影响。
-# - `at equal length`：按同一条逻辑曲线，假如两边一样长，胜率是多少。这就是长度控制的胜率（length-controlled win rate）的想法。
+# - `at equal length`：按同一条逻辑曲线，假如两边一样长，胜率是多少。这就是长度控制的胜率（length-controlled win rate）的想法。只数词数的那一行不必当真：胜负完全由长度决定，就没有“一样长时谁赢”可言。
 #
 # 影评长了，褒贬也更清楚，分数的好坏两头都会拉开；只有平均地往上抬，才是长度偏差。这一课的比赛里，四位选手的长度上限相同，差别只在谁更早写完，所以长度在这里帮不了谁多少。换一个任务，先做这个检查。
 #
@@ -388,7 +388,7 @@ pd.DataFrame(rows).T
 # %% [markdown] tags=["en"]
 # - `longer wins`: of the pairs that were decided and differ in length, how many the longer one won.
 # - `log-odds`: how much the odds (their logarithm) rise for each further word; where the interval holds 0, no effect of the length can be seen.
-# - `at equal length`: by the same logistic curve, the win rate if both were equally long. This is the idea of the length-controlled win rate.
+# - `at equal length`: by the same logistic curve, the win rate if both were equally long. This is the idea of the length-controlled win rate. In the row of the judge that counts words it means nothing: where length decides everything, there is no telling who would win at equal length.
 #
 # In a longer review praise and blame come out more clearly, so scores spread in both directions; it is a length bias only if they rise on average. In the matches of this lesson all four contestants have the same limits, and lengths differ only by who finishes early, so length cannot help anybody much. In another task, make this check first.
 #
@@ -451,7 +451,7 @@ for (x, y), each in agreed.items():
     print(f"{x:>9} and {y:<6}: {each}")
 
 # %% [markdown] tags=["zh"]
-# 每一行都印出了一致的比例和运气的比例，两者的差才是内容。（六场里同一个提示出现六次，并不独立，所以这些区间偏窄。）
+# 每一行都印出了一致的比例和运气的比例，两者的差才是内容。（六场里同一个提示出现六次，并不独立，所以这些区间偏窄。）再对照前面的胜负表：一位评委若大多判平局，它的 kappa 就低。`list` 正容易这样：回复短，里面常常没有一个表上的词，两边都是 0 分。
 #
 # 没有“及格线”：人和人评摘要，一致的比例也不过 70% 左右。要紧的是先知道评委之间有多一致，再看胜率：它离 0.5 的距离若比评委之间的分歧还小，就别下结论。
 #
@@ -464,7 +464,7 @@ for (x, y), each in agreed.items():
 # 问题是这样写的：
 
 # %% [markdown] tags=["en"]
-# Every line prints raw agreement and chance; what lies between them is the content. (Each prompt occurs in all six matches, which are not independent, so these intervals are rather narrow.)
+# Every line prints raw agreement and chance; what lies between them is the content. (Each prompt occurs in all six matches, which are not independent, so these intervals are rather narrow.) Compare the table of outcomes above: a judge that mostly says tie has a low kappa. It easily happens to `list`: responses are short, often hold no word of its list, and then both score 0.
 #
 # There is no pass mark: people who compare summaries agree on some 70% of pairs. What matters is to know how far judges agree before reading a win rate: where it differs from 0.5 by less than judges differ from each other, draw no conclusion.
 #
@@ -848,10 +848,14 @@ print(f"picking by the proxy instead of by gold gives away {loss_of:.0%} of what
 # %% [markdown] tags=["zh"]
 # 上面几行是代码写的，数字和结论来自这一次运行；没有拐点也是合法的结果。即使没有拐点，也看得出**代理高估了自己**：它给自己挑中的那些打的分，比任何一个黄金标准给的都高出许多（下面的断言）。
 #
+# 两幅图是两个极端之间的两点，要和前面“在留出的对上答对多少”一起看。答对的若和抛硬币（50%）差不多，代理几乎什么也不懂：连“起先一起涨”都没有，只剩它自己在涨。答对得多的那一位，黄金就跟着涨很久。Gao 等人（见延伸阅读）用大小不同的许多奖励模型，量的是这两者之间的情形。
+#
 # 它看走眼的是什么？下面是代理最喜欢、而黄金不以为然的几条：
 
 # %% [markdown] tags=["en"]
 # Those lines were written by code, and their numbers and conclusions belong to this run; that there is no turn-over is a legal result. Even without one it shows that **the proxy overrates itself**: what it picks scores far higher with itself than with either gold standard (the assertion below).
+#
+# Read the two pictures along with the share of held-out pairs that each picker got right. Where that is about a coin toss (50%), the proxy knows next to nothing: gold does not even rise at first, and only the proxy does. By the one that is right more often, gold is carried along for long. Gao et al. (see further reading) measured what lies in between, with reward models of many sizes.
 #
 # What is it wrong about? Here are some that the proxy likes best while gold does not agree:
 

@@ -108,12 +108,13 @@ assert job.values["steps"] == 100  # the command line wins
 # %% [markdown] tags=["zh"]
 # `cliprange` 两处都没写，来自 `PPOConfig` 的默认值。`python -m rlhf.train ppo --help` 逐个解释字段；写错的字段名、类型、范围，都在读任何模型之前报错。
 #
-# **7B 的一条龙**是五条命令，中间的产物都是普通的模型文件夹：
+# **7B 的一条龙**是六条命令，中间的产物都是普通的模型文件夹：
 #
 # ```
 # python -m rlhf.train sft    --config recipes/7b/sft.yaml       # LoRA on Orca-style answers
 # python -m rlhf.merge sft_7b_lora --output sft_7b
-# python -m rlhf.train reward --config recipes/7b/reward.yaml    # then merge rm_7b_lora
+# python -m rlhf.train reward --config recipes/7b/reward.yaml    # which answer is preferred
+# python -m rlhf.merge rm_7b_lora --output rm_7b
 # python -m rlhf.train ppo    --config recipes/7b/ppo.yaml       # reference = adapter off
 # python -m rlhf.merge ppo_7b_lora --output ppo_7b
 # ```
@@ -127,12 +128,13 @@ assert job.values["steps"] == 100  # the command line wins
 # %% [markdown] tags=["en"]
 # `cliprange` stands in neither and is the default of `PPOConfig`. `python -m rlhf.train ppo --help` explains every field; a wrong name, type or range is refused before any model is read.
 #
-# **The 7B path** is five commands, with ordinary model folders in between:
+# **The 7B path** is six commands, with ordinary model folders in between:
 #
 # ```
 # python -m rlhf.train sft    --config recipes/7b/sft.yaml       # LoRA on Orca-style answers
 # python -m rlhf.merge sft_7b_lora --output sft_7b
-# python -m rlhf.train reward --config recipes/7b/reward.yaml    # then merge rm_7b_lora
+# python -m rlhf.train reward --config recipes/7b/reward.yaml    # which answer is preferred
+# python -m rlhf.merge rm_7b_lora --output rm_7b
 # python -m rlhf.train ppo    --config recipes/7b/ppo.yaml       # reference = adapter off
 # python -m rlhf.merge ppo_7b_lora --output ppo_7b
 # ```
@@ -674,7 +676,7 @@ report.curves(log, keys=("env/reward_mean", "objective/kl", "ppo/policy/entropy"
 #
 # ## 8 合并适配器
 #
-# 训练存下的是适配器，几百 kB。服务、评测都想要一个完整的模型：$W + \frac{\alpha}{r}BA$ 加一次，存下来。`python -m rlhf.merge` 做这件事，并且当场核对：合并前后的 logits 要相等，存盘再读回来还要相等，否则什么也不写。
+# 训练存下的只是适配器，这里才几百 kB。服务、评测都想要一个完整的模型：$W + \frac{\alpha}{r}BA$ 加一次，存下来。`python -m rlhf.merge` 做这件事，并且当场核对：合并前后的 logits 要相等，存盘再读回来还要相等，否则什么也不写。
 
 # %% [markdown] tags=["en"]
 # This run does not equal one in a single process bit by bit: each process samples with a seed of its own (a `device_specific` one) and writes other responses. In section 3 both were given the same ones, so the accounts could be balanced. Had both processes sampled the same prompts with the **same** seed, the second would have worked for nothing; exercise 2 is about the prompts' half of it.
@@ -703,7 +705,7 @@ report.curves(log, keys=("env/reward_mean", "objective/kl", "ppo/policy/entropy"
 #
 # ## 8 Merging the adapter
 #
-# What training saved is an adapter, some hundred kB. Serving and evaluation want a whole model: add $W + \frac{\alpha}{r}BA$ once and save it. `python -m rlhf.merge` does so and checks on the spot: logits must be equal before and after merging, and again after storing and loading; otherwise nothing is written.
+# What training saved is an adapter only, some hundred kB here. Serving and evaluation want a whole model: add $W + \frac{\alpha}{r}BA$ once and save it. `python -m rlhf.merge` does so and checks on the spot: logits must be equal before and after merging, and again after storing and loading; otherwise nothing is written.
 
 # %%
 merged = merge.merge(
