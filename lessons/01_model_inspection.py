@@ -100,12 +100,12 @@ for name, weight in toy.named_parameters():
     print(f"{name:36} {tuple(weight.shape)!s:9} {weight.numel():4}")
 
 # %% [markdown] tags=["zh"]
-# 每个块的参数个数只由隐状态的宽度 $H$ 决定：注意力 $4H^2+4H$，前馈层 $8H^2+5H$，两个归一化 $4H$，一共 $12H^2+13H$。再加上词表 $V$ 和位置 $P$ 的两张表，以及最后一个归一化：
+# 每个块的参数个数只由隐状态的宽度 $H$ 决定：注意力 $4H^2+4H$，前馈层 $8H^2+5H$，两个归一化 $4H$，一共 $12H^2+13H$。一共 $L$ 个块，再加上词表 $V$ 和位置 $P$ 的两张表，以及最后一个归一化：
 #
 # $$N = (V + P)\,H + L\,(12H^2 + 13H) + 2H$$
 
 # %% [markdown] tags=["en"]
-# How many parameters a block has depends on the width $H$ of the hidden states alone: attention $4H^2+4H$, the feed-forward layer $8H^2+5H$, two norms $4H$, together $12H^2+13H$. Add the two tables for $V$ tokens and $P$ positions, and the last norm:
+# How many parameters a block has depends on the width $H$ of the hidden states alone: attention $4H^2+4H$, the feed-forward layer $8H^2+5H$, two norms $4H$, together $12H^2+13H$. There are $L$ blocks; add the two tables for $V$ tokens and $P$ positions, and the last norm:
 #
 # $$N = (V + P)\,H + L\,(12H^2 + 13H) + 2H$$
 
@@ -515,14 +515,14 @@ plt.show()
 #
 # ## 6 别人仓库里的代码：`trust_remote_code`
 #
-# 打开 ChatGLM-6B 的 `config.json`，里面有一段 `auto_map`，意思是：“要用我，请先运行我仓库里的这几个 Python 文件。”transformers 默认拒绝；加上 `trust_remote_code=True` 才会下载并**运行**它们。造一个这样的文件夹试试，里面的代码一旦运行就会留下痕迹：
+# 打开 ChatGLM-6B 的 `config.json`，里面有一段 `auto_map`，意思是：“要用我，请先运行我仓库里的这几个 Python 文件。”transformers 默认会停下来问你一句 `[y/N]`，15 秒没人回答就报错；`trust_remote_code=False` 是直接拒绝，`trust_remote_code=True` 则下载并**运行**它们。造一个这样的文件夹，用 `False` 去读；里面的代码一旦运行，就会留下痕迹：
 
 # %% [markdown] tags=["en"]
 # Two rules meet the eye: in a small model the embedding has a large share, since the vocabulary does not shrink along (except in OPT-350m, whose embedding is 512 wide); and within the blocks the feed-forward layer is larger than attention, most of all with a gate and grouped queries. Norms take next to nothing.
 #
 # ## 6 Code from a repository: `trust_remote_code`
 #
-# The `config.json` of ChatGLM-6B has an entry `auto_map`, which says: "to use me, run these Python files of my repository first." transformers refuses by default; with `trust_remote_code=True` it downloads and **runs** them. Let us make such a folder and try. If its code ever runs, it leaves a trace:
+# The `config.json` of ChatGLM-6B has an entry `auto_map`, which says: "to use me, run these Python files of my repository first." By default transformers stops and asks, `[y/N]`, and raises an error if nobody answers within 15 seconds; `trust_remote_code=False` refuses at once, and `trust_remote_code=True` downloads and **runs** them. Let us make such a folder and read it with `False`. If its code ever runs, it leaves a trace:
 
 # %%
 folder = profiles.make_folder(setup.output / "untrusted")
@@ -546,7 +546,7 @@ assert not trace.exists()
 #
 # - 优先用 transformers 自带的类；看结构，有配置就够了，就像这一课。
 # - 非用不可时，先读代码，再用 `revision=` 钉住读过的那个提交，放进没有密钥、不能联网的容器里跑。
-# - 权重只用 safetensors：旧的 `.bin` 是 pickle 格式，加载时同样可能执行代码。
+# - 权重只用 safetensors：旧的 `.bin` 是 pickle 格式，加载时同样可能执行代码。PyTorch 2.6 起默认 `weights_only=True`，拒绝其中的代码；在更早的版本里，连这道关也被绕过（CVE-2025-32434），所以 transformers 遇到 `.bin` 会要求 2.6 以上。
 
 # %% [markdown] tags=["en"]
 # Mind that only the **configuration** was to be read; no weight had been touched, and already somebody else's program was to run. To run it means to let it do anything in your name: read files, read keys, use the network. And repositories change: the code that you read today may be another one tomorrow. ChatGLM-6B itself has changed: an earlier revision had a vocabulary of 150,528, today's has 130,528, the same name with 81,920,000 parameters fewer.
@@ -555,7 +555,7 @@ assert not trace.exists()
 #
 # - Prefer the classes that transformers brings along; to look at a structure the configuration is enough, as in this lesson.
 # - Where there is no other way, read the code first, pin the commit that you have read with `revision=`, and run it in a container without keys and without a network.
-# - Take weights as safetensors only: the old `.bin` is a pickle, and loading one may run code just the same.
+# - Take weights as safetensors only: the old `.bin` is a pickle, and loading one may run code just the same. From PyTorch 2.6 on the default is `weights_only=True`, which refuses code in it; in earlier versions even that could be got round (CVE-2025-32434), so for a `.bin` transformers insists on 2.6 or later.
 
 # %%
 smaller = anatomy.count(museum.build("chatglm-6b"))
@@ -567,14 +567,14 @@ print(f"{larger:,} − {smaller:,} = {larger - smaller:,}")
 #
 # ### 7.1 权重、梯度、Adam
 #
-# 一个参数占几个字节，取决于数字格式：fp32 占 4，bf16 和 fp16 占 2，int8 占 1。只用模型，有权重就够了；要训练，每个参数还要一个梯度，Adam 再要两个动量：fp32 下一共 $4 \times 4 = 16$ 字节。先口算小的，再问计算器：
+# 一个参数占几个字节，取决于数字格式：fp32 占 4，bf16 和 fp16 占 2，int8 占 1。只用模型，有权重就够了；要训练，每个参数还要一个梯度，Adam 再要两个动量：fp32 下一共 $4 \times 4 = 16$ 字节。表里的“bf16 加 fp32 主权重”（master weights）是混合精度的做法：用 bf16 的权重和梯度来算，另存一份 fp32 的权重来更新，表里把它和动量一起算在 `optimizer` 一栏。先口算小的，再问计算器：
 
 # %% [markdown] tags=["en"]
 # ## 7 How much memory does it take?
 #
 # ### 7.1 Weights, gradients, Adam
 #
-# How many bytes a parameter takes depends on the number format: 4 in fp32, 2 in bf16 and fp16, 1 in int8. To use a model, the weights are enough; to train it, every parameter also needs a gradient, and Adam two moments: in fp32 that is $4 \times 4 = 16$ bytes. A small one by head, then ask the calculator:
+# How many bytes a parameter takes depends on the number format: 4 in fp32, 2 in bf16 and fp16, 1 in int8. To use a model, the weights are enough; to train it, every parameter also needs a gradient, and Adam two moments: in fp32 that is $4 \times 4 = 16$ bytes. "bf16 with fp32 master weights" in the table is mixed precision: weights and gradients in bf16 do the computing, and a second copy of the weights in fp32 takes the updates; the table counts it with the moments, under `optimizer`. A small one by head, then ask the calculator:
 
 # %%
 toy_facts = anatomy.Anatomy.of(toy)
@@ -619,14 +619,14 @@ for name in museum.names():
 pd.DataFrame(rows).T.round(2)
 
 # %% [markdown] tags=["zh"]
-# 混合精度（bf16 加 fp32 主权重）并没有省下这部分内存，每个参数还是 16 字节；它省的是激活值和时间。用 7B 的模型推理，一块 24 GB 的显卡就行；要训练它的全部参数，连 80 GB 的也装不下。LoRA 只训练旁边的小矩阵，冻结的部分只要权重，于是又装得下了。
+# 混合精度并没有省下这部分内存，每个参数还是 16 字节；它省的是激活值和时间。用 7B 的模型推理，一块 24 GB 的显卡就行；要训练它的全部参数，连 80 GB 的也装不下。LoRA 只训练旁边的小矩阵，冻结的部分只要权重，于是又装得下了。
 #
 # ### 7.2 用真的模型核对
 #
 # 公式对不对，拿真的模型来量。复制一份这个配置的策略，做一步 Adam，再去数内存里的字节：
 
 # %% [markdown] tags=["en"]
-# Mixed precision (bf16 with fp32 master weights) saves nothing here, it is 16 bytes per parameter again; what it saves is activations and time. Inference with a 7B model fits on a card of 24 GB; training all of its parameters does not even fit on 80 GB. LoRA trains small matrices on the side only and needs nothing but the weights of what is frozen, so it fits again.
+# Mixed precision saves nothing here, it is 16 bytes per parameter again; what it saves is activations and time. Inference with a 7B model fits on a card of 24 GB; training all of its parameters does not even fit on 80 GB. LoRA trains small matrices on the side only and needs nothing but the weights of what is frozen, so it fits again.
 #
 # ### 7.2 Checked on a real model
 #
@@ -655,7 +655,7 @@ memory.ledger({"measured": measured, "planned": planned}, unit=1).astype(int)
 #
 # $$2 \times L \times n_{\mathrm{kv}} \times d_{\mathrm{head}}$$
 #
-# 个数：2 是键**和**值，$n_{\mathrm{kv}}$ 是有自己键值的头数（不是查询的头数！）。量一量：
+# 个数：2 是键**和**值，$L$ 是层数，$n_{\mathrm{kv}}$ 是有自己键值的头数（不是查询的头数！），$d_{\mathrm{head}}$ 是一个头的宽度。量一量：
 
 # %% [markdown] tags=["en"]
 # Weights and gradients agree to the byte; the few hundred bytes that Adam has on top are its step counter, one per tensor.
@@ -666,7 +666,7 @@ memory.ledger({"measured": measured, "planned": planned}, unit=1).astype(int)
 #
 # $$2 \times L \times n_{\mathrm{kv}} \times d_{\mathrm{head}}$$
 #
-# numbers: 2 for keys **and** values, and $n_{\mathrm{kv}}$ is the number of heads with keys and values of their own (not of query heads!). Measure it:
+# numbers: 2 for keys **and** values, $L$ layers, $n_{\mathrm{kv}}$ heads with keys and values of their own (not query heads!), each $d_{\mathrm{head}}$ wide. Measure it:
 
 # %%
 with torch.no_grad():
@@ -783,12 +783,12 @@ print(f"{memory.plan_training(llama_facts, dtype='bfloat16', master=True).total 
 # %% [markdown] tags=["zh"]
 # ### 7.6 PPO 要养活几个模型？
 #
-# RLHF 的第 3 步同时要四个角色：正在学的策略（价值头很小，略去）、冻结的参考模型和奖励模型，还有生成时的缓存。用 7B 的模型来做，账是这样的：
+# RLHF 的第 3 步同时要四个角色：正在学的策略（价值头很小，略去）、冻结的参考模型和奖励模型，还有生成时的缓存（按一次写 64 条回复算，这样的一批叫 rollout）。`checkpointing=True` 是激活重算：每层只留下输入，别的到反向时再算一遍，用时间换内存。用 7B 的模型来做，账是这样的：
 
 # %% [markdown] tags=["en"]
 # ### 7.6 How many models does PPO have to feed?
 #
-# Step 3 of RLHF needs four roles at a time: the policy that learns (its value head is tiny and left out), the frozen reference and reward model, and the cache while it generates. With 7B models the bill looks like this:
+# Step 3 of RLHF needs four roles at a time: the policy that learns (its value head is tiny and left out), the frozen reference and reward model, and the cache while it generates (for 64 responses at a time; such a batch is called a rollout). `checkpointing=True` recomputes activations: each layer keeps its input only, and the rest is computed again in the backward pass, time for memory. With 7B models the bill looks like this:
 
 # %%
 parts = {
@@ -985,14 +985,14 @@ print(f"which is more than {below:.0%} of the trained texts get")
 print(f"{above:.0%} of the gibberish scores above the median trained text; 50% would mean: no difference")
 
 # %% [markdown] tags=["zh"]
-# 先看最后一行的百分比：奖励模型要是认得出乱码，它应该接近 0；要是完全分不出，就是 50%。再看那段得分最高的乱码，它凭什么拿高分？不过是碰巧含有几个好词，或者开头的提示里就有（打分看的是提示加回复）。distinct-2 也帮不上忙：乱码的词组几乎从不重复，它反而接近满分。
+# 先看最后一行的百分比：奖励模型要是认得出乱码，它应该接近 0；要是完全分不出，就是 50%。再看那段得分最高的乱码，它凭什么拿高分？也许碰巧含有几个好词，也许提示里就有（打分看的是提示加回复），也许什么理由都看不出来：没见过的东西，模型照样会给出一个数。distinct-2 也帮不上忙：乱码的词组几乎从不重复，它反而接近满分。
 #
 # 原因很简单：奖励模型只学过分辨影评的褒贬，从没见过乱码，也没有人问过它“这算不算人话”。**分数回答的是它被训练去回答的问题，不是你心里想的那个问题。** 这就是为什么后面每张表都要同时看 KL 和多样性，为什么 PPO 要有参考模型拉住策略。
 #
 # 那么有没有一个数，能把两者分开？有，语言模型自己的困惑度（perplexity）：给它读真的影评，看它有多意外。
 
 # %% [markdown] tags=["en"]
-# Look at the percentage in the last line: if the reward model recognised gibberish, it would be near 0; if it could not tell at all, 50%. Then look at the gibberish with the highest score: what has earned it? A few kind words that happened to be in it, or in the prompt (what is scored is prompt plus response). Nor does distinct-2 help: gibberish hardly ever repeats a pair of words and gets nearly full marks.
+# Look at the percentage in the last line: if the reward model recognised gibberish, it would be near 0; if it could not tell at all, 50%. Then look at the gibberish with the highest score: what has earned it? Perhaps a few kind words happened to be in it, or in the prompt (what is scored is prompt plus response); perhaps you can see no reason at all: a model gives a number to what it has never seen, too. Nor does distinct-2 help: gibberish hardly ever repeats a pair of words and gets nearly full marks.
 #
 # The reason is simple: the reward model has learnt to tell praise from complaint in reviews; it has never seen gibberish, and nobody ever asked it whether a text makes sense. **A score answers the question that it was trained on, not the one in your head.** That is why all later tables show KL and diversity beside the score, and why PPO has a reference model to hold the policy back.
 #
@@ -1100,12 +1100,12 @@ checks.e01_2(solution_2).must_pass()
 # %% [markdown] tags=["zh"]
 # ### 练习 3
 #
-# 为 Llama 这一类模型写出参数公式 `decoder_parameters(vocab, hidden, layers, heads, kv_heads, ffn, tied)`。每个块：查询和输出投影 $H \times H$，键和值投影 $H \times (H \cdot n_{\mathrm{kv}} / n)$，带门的前馈层（三个矩阵），两个 RMSNorm（各 $H$ 个）；都没有偏置。块外面：词嵌入，最后一个 RMSNorm，不共享时还有输出层。用 Llama-2-7B 试试：应当正好是 6,738,415,616。
+# 为 Llama 这一类模型写出参数公式 `decoder_parameters(vocab, hidden, layers, heads, kv_heads, ffn, tied)`。每个块：查询和输出投影 $H \times H$，键和值投影 $H \times (H \cdot n_{\mathrm{kv}} / n)$（$H$ 是 `hidden`，$n$ 是 `heads`，$n_{\mathrm{kv}}$ 是 `kv_heads`），带门的前馈层（三个 `hidden` 与 `ffn` 之间的矩阵），两个 RMSNorm（各 $H$ 个）；都没有偏置。块外面：词嵌入，最后一个 RMSNorm，不共享时还有输出层。用 Llama-2-7B 试试：应当正好是 6,738,415,616。
 
 # %% [markdown] tags=["en"]
 # ### Exercise 3
 #
-# Write the formula for models like Llama: `decoder_parameters(vocab, hidden, layers, heads, kv_heads, ffn, tied)`. In each block: query and output projections $H \times H$, key and value projections $H \times (H \cdot n_{\mathrm{kv}} / n)$, a feed-forward layer with a gate (three matrices), two RMSNorms (of $H$ numbers each); no biases. Outside: the embedding, a last RMSNorm, and the output layer unless it is tied. Try it on Llama-2-7B: it should be 6,738,415,616 exactly.
+# Write the formula for models like Llama: `decoder_parameters(vocab, hidden, layers, heads, kv_heads, ffn, tied)`. In each block: query and output projections $H \times H$, key and value projections $H \times (H \cdot n_{\mathrm{kv}} / n)$ ($H$ is `hidden`, $n$ is `heads`, $n_{\mathrm{kv}}$ is `kv_heads`), a feed-forward layer with a gate (three matrices between `hidden` and `ffn`), two RMSNorms (of $H$ numbers each); no biases. Outside: the embedding, a last RMSNorm, and the output layer unless it is tied. Try it on Llama-2-7B: it should be 6,738,415,616 exactly.
 
 
 # %% tags=["exercise"]
