@@ -46,6 +46,7 @@ setup = profiles.setup("07_ppo_imdb")
 
 # %%
 import inspect
+import warnings
 from collections import Counter
 
 import matplotlib.pyplot as plt
@@ -907,33 +908,35 @@ lab_prompts, lab_lengths = prompts.select(range(min(64, len(prompts)))), lengths
 
 # %%
 def experiment(name):
-    """Train one run of the lab; its curves as a table, and what it writes on held-out prompts."""
+    """Train one run of the lab; its curves, what it writes on held-out prompts, KL, minibatches left out."""
     settings = lab_sizes | lab[name] | {"log_with": "none"}
     trainer = loop.build_trainer(setup, setup.output / "lab", prompts=dataset, **settings)
-    rows = loop.run(trainer, reward_model, loop.response_lengths(setup), lab_steps, title=name)
+    with warnings.catch_warnings(record=True) as said:  # one for every minibatch that is left out
+        warnings.simplefilter("always")
+        rows = loop.run(trainer, reward_model, loop.response_lengths(setup), lab_steps, title=name)
+    left_out = sum("ratio_threshold" in str(each.message) for each in said)
     written = evaluate.respond(trainer.policy, tokenizer, lab_prompts, lab_lengths, seed=setup.seed)
     kl = evaluate.response_kl(trainer.policy, trainer.ref_model, written).mean().item()
-    return pd.DataFrame(rows), written.texts(tokenizer), kl
+    return pd.DataFrame(rows), written.texts(tokenizer), kl, left_out
 
 
 runs = {name: experiment(name) for name in lab}
 
 # %%
 rows = {}
-for name, (curve, texts, kl) in runs.items():
+for name, (curve, texts, kl, left_out) in runs.items():
     scores = reward_model([q + r for q, r in zip(lab_prompts["query"], texts, strict=True)])
     rows[name] = {"score": scores.mean().item(), "KL": kl, "distinct-2": report.distinct_n(texts)}
     tail = curve.tail(3).mean(numeric_only=True)
     rows[name] |= {"clipfrac": tail["ppo/policy/clipfrac"], "value explained": tail["ppo/val/var_explained"]}
+    rows[name]["left out"] = left_out
 failures = pd.DataFrame(rows).T
 failures.round(2)
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 for axis, key in zip(axes, ("env/reward_mean", "objective/kl"), strict=True):
-    for style, (name, (curve, _, _)) in zip(
-        ("-", "--", ":", "-.", "-", "--", ":"), runs.items(), strict=True
-    ):
+    for style, (name, (curve, *_)) in zip(("-", "--", ":", "-.", "-", "--", ":"), runs.items(), strict=True):
         axis.plot(curve[key], style, label=name, lw=2.5 if name == "control" else 1.3)
     axis.set(xlabel="step", title=key)
 axes[1].legend(fontsize=7)
@@ -974,7 +977,7 @@ print("what the run without a penalty likes to write:", favourite)
 # - `heavy penalty`：分数不涨，反而可能跌。罚得这么重，奖励里几乎只剩 KL 的噪声，模型被噪声推着走，KL 也未必小。$\beta$ 要在这两头之间选。
 # - `no whitening`：Adam 会自己调整梯度的尺度，所以常常看不到灾难；少掉的是“减去均值”：比平均好的和比平均差的不再互相抵消，一批里可能人人都被鼓励，或者人人都挨罚。
 # - `no value loss`：价值头从头到尾是随机的，`value explained` 起不来，优势里的噪声没人替它减掉。短短几步看不出分数的差别，长跑才吃亏。
-# - `20 epochs`：同一批数据榨了 20 遍，策略早已不是写下这些回复的那个自己，clipfrac 很高。KL 和多样性都付出去了，分数却未必跟着涨。上面若有 `mean ratio …` 的警告，就是它引起的：有的小批里概率比的均值超过了 `ratio_threshold`，训练器干脆跳过不学。刹车（`brake`）让多余的几遍提前结束。
+# - `20 epochs`：同一批数据榨了 20 遍，策略早已不是写下这些回复的那个自己，clipfrac 很高。KL 和多样性都付出去了，分数却未必跟着涨。`left out` 一列数的是：有多少个小批（minibatch）里概率比的均值超过了 `ratio_threshold`，训练器只好跳过不学。刹车（`brake`）让多余的几遍提前结束。
 #
 # 这些都是一个种子的短跑，数字会随种子变；断言里的四条，就是练习 5 要你预测的四条。
 
@@ -985,7 +988,7 @@ print("what the run without a penalty likes to write:", favourite)
 # - `heavy penalty`: the score does not rise and may fall. Under so heavy a tax the reward is little more than the noise of the KL, noise pushes the model about, and even the KL need not be small. $\beta$ is chosen between these two ends.
 # - `no whitening`: Adam rescales gradients by itself, so often there is no disaster to see. What is lost is the subtraction of the mean: those above the average and those below it no longer cancel, and a whole batch may be encouraged, or a whole batch punished.
 # - `no value loss`: the value head stays random throughout, `value explained` never rises, and nobody takes the noise out of the advantages. A few steps hide it; a long run pays for it.
-# - `20 epochs`: one batch is squeezed 20 times; the policy has long ceased to be the one that wrote these responses, and clipfrac is high. KL and diversity are spent, and the score need not follow. If warnings about a `mean ratio …` stand above, they come from here: in some minibatches the mean ratio exceeded `ratio_threshold`, and the trainer left them out. Early stopping (`brake`) ends the superfluous passes.
+# - `20 epochs`: one batch is squeezed 20 times; the policy has long ceased to be the one that wrote these responses, and clipfrac is high. KL and diversity are spent, and the score need not follow. The column `left out` counts the minibatches whose mean ratio exceeded `ratio_threshold`, so that the trainer skipped them. Early stopping (`brake`) ends the superfluous passes.
 #
 # These are short runs with one seed, and the figures change with it; the four assertions are what exercise 5 asks you to predict.
 
