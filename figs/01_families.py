@@ -32,7 +32,7 @@ def draw(name: str) -> Figure:
     inside = sum(size(parts) + GAP for _, parts in groups) + 2 * GAP  # two additions
     height = max(inside, len(outline) * (0.75 + GAP) + 0.3) + 2.6
 
-    figure, axes = canvas(11.6, height, scale=0.8)
+    figure, axes = canvas(11.6, height, scale=0.58)
     panel(axes, 0.2, 0.2, 4.3, height - 0.4, museum.card(name).title)
     write(axes, 0.38, height - 0.82, f"{facts.parameters:,} parameters", size=SMALL)
     cls = type(anatomy.blocks(model)[0]).__name__

@@ -70,7 +70,7 @@ def post(axes: Axes, x: float) -> None:
 
 def draw() -> Figure:
     """Two panels and a line under each."""
-    figure, axes = canvas(12.0, 7.7, scale=0.8)
+    figure, axes = canvas(12.0, 7.7, scale=0.6)
     panel(axes, 0.2, 0.15, 5.7, 7.4, "pre-LN")
     panel(axes, 6.1, 0.15, 5.7, 7.4, "post-LN")
     write(axes, 0.38, 6.85, "GPT-2, Llama, Qwen, most models today", size=SMALL, color=MUTED)

@@ -66,7 +66,7 @@ def glu(axes: Axes, x: float) -> None:
 
 def draw() -> Figure:
     """The two layers to scale, with their number of weights."""
-    figure, axes = canvas(12.4, 6.85, scale=0.8)
+    figure, axes = canvas(12.4, 6.85, scale=0.76)
     panel(axes, 0.2, 0.15, 5.1, 6.55, "FFN")
     panel(axes, 5.5, 0.15, 6.7, 6.55, "GLU")
     ffn(axes, 2.75)

@@ -47,8 +47,8 @@ def draw() -> Figure:
         (3.35, "logits (B, T, V)", "gather"),
     ):
         arrow(axes, (4.65, y), (5.95, y))
-        write(axes, 5.25, y + 0.17, over, size=SMALL - 1, color=MUTED, ha="center")
-        write(axes, 5.25, y - 0.17, under, size=SMALL - 1, color=MUTED, ha="center")
+        write(axes, 5.25, y + 0.17, over, size=SMALL - 0.5, color=MUTED, ha="center")
+        write(axes, 5.25, y - 0.17, under, size=SMALL - 0.5, color=MUTED, ha="center")
     arrow(axes, (7.3, 3.66), (7.3, 4.02))
     arrow(axes, (7.3, 5.0), (7.3, 4.66))
     tensor(axes, 5.95, 1.49, "score", "(B,), one per text")

@@ -32,7 +32,7 @@ def gpu(axes: Axes, x: float, y: float, place: int, shared: tuple[str, ...]) -> 
 
 def draw() -> Figure:
     """Four panels, four GPUs in each; on the left what the bars are, below what one GPU holds."""
-    figure, axes = canvas(12.4, 5.4, scale=0.887)
+    figure, axes = canvas(12.4, 5.4, scale=0.8)
     bottom = 1.35
     for name, size, _ in PARTS:
         middle = bottom + size * 0.21 / 2

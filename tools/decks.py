@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 
 from rlhf import profiles
 from rlhf.errors import BadData
-from tools import checking, twins
+from tools import checking, letters, twins
 from tools.notebooks import LANGUAGES, read
 
 SLIDES = range(10, 21)
@@ -223,7 +223,9 @@ def markdown(deck: Deck, language: str) -> str:
 def _figure(match: re.Match, source: Source) -> str:
     kind, data = source.image(match[2])
     address = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-    return f'<figure><img alt="{html.escape(match[1])}" src="{address}"></figure>'
+    size = letters.smallest(kind, data)  # for tools.measuring
+    known = "" if size is None else f' data-letters="{size:.5f}"'
+    return f'<figure><img alt="{html.escape(match[1])}"{known} src="{address}"></figure>'
 
 
 def _title(deck: Deck, language: str) -> str:
