@@ -147,7 +147,9 @@ WRONG = [
     ("e01_4", (lambda frozen, trained: 4 * frozen + 18 * trained,), "not 4"),
     ("e01_4", (lambda frozen, trained: 16 * trained,), "lie in memory too"),
     ("e01_4", (lambda frozen, trained: frozen + trained,), "take 2,160 bytes"),
+    ("e01_4", (lambda frozen, trained: (2 * frozen + 16 * trained) / 2**30,), "not 2.01166e-06"),
     ("e01_5", (misread(layers=lambda s: read(s)["layers"] - 1),), "numbered from 0"),
+    ("e01_5", (misread(layers=lambda s: str(read(s)["layers"])),), "not text"),
     ("e01_5", (misread(layers=lambda s: sum(".layers." in name for name in s)),), "several tensors"),
     (
         "e01_5",

@@ -145,7 +145,7 @@ WRONG = [
     ("e02_2", (lambda mask: mask.cumsum(-1),), "starts at 1"),
     ("e02_2", (lambda mask: mask.cumsum(-1) - 1,), "no valid position"),
     ("e02_2", (lambda mask: torch.arange(mask.shape[1]),), "shape"),
-    ("e02_2", (lambda mask: torch.zeros_like(mask),), "The positions"),
+    ("e02_2", (lambda mask: torch.zeros_like(mask),), "The tensor of positions"),
     ("e02_3", (buggy_block,), "thrown away"),
     ("e02_3", (without_residual,), "second residual is missing"),
     ("e02_3", (parallel,), "GPT-J"),

@@ -28,6 +28,17 @@ def loss_of(logits, labels):
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
 
+def without(column):
+    """Labels by place, and one more position of every row ignored: its first real token, or a column."""
+
+    def labels(ids, mask, pad):
+        made = by_place(ids, mask, pad).clone()
+        made[torch.arange(len(ids)), mask.argmax(1) if column is None else column] = -100
+        return made
+
+    return labels
+
+
 def each_of(logits, labels):
     return F.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="none")
 
@@ -66,6 +77,8 @@ RIGHT = [
         "e04_2",
         (lambda input_ids, attention_mask, pad_token_id: by_place(input_ids, attention_mask, 0).numpy(),),
     ),
+    ("e04_2", (without(None),)),  # nothing comes before the first real token of a row
+    ("e04_2", (without(0),)),
     ("e04_3", (loss_of,)),
     ("e04_3", (lambda logits, labels: each_of(logits, labels).sum() / (labels[:, 1:] != -100).sum(),)),
     ("e04_3", (lambda logits, labels: loss_of(logits, labels).item(),)),
@@ -96,6 +109,8 @@ WRONG = [
     ("e04_2", (lambda ids, mask, pad: ids * mask,), "0 is a real token"),
     ("e04_2", (lambda ids, mask, pad: by_place(ids, mask, pad)[:, 1:],), "missing at the end"),
     ("e04_2", (lambda ids, mask, pad: mask,), "wrong in"),
+    ("e04_2", (without(1),), "The tensor of labels is wrong in"),
+    ("e04_2", (without(-1),), "The tensor of labels is wrong in"),
     ("e04_3", (lambda lo, la: F.cross_entropy(lo.flatten(0, 1), la.flatten()),), "no shift"),
     ("e04_3", (lambda lo, la: F.cross_entropy(lo[:, 1:].flatten(0, 1), la[:, :-1].flatten()),), "wrong way"),
     ("e04_3", (lambda lo, la: each_of(lo, la).mean(),), "denominator"),

@@ -103,6 +103,7 @@ WRONG = [
     ("e05_1", (1.0, 0.5), "base 2"),
     ("e05_1", (5.0, 0.5), "what is σ"),
     ("e05_1", (0.693, 0.9), "coin"),
+    ("e05_1", (0.69, 50), "not in percent"),
     ("e05_1", (0.693, 0.0), "coin"),
     ("e05_2", (raw,), "not the template"),
     ("e05_2", (without_end,), "EOS is missing"),

@@ -150,8 +150,8 @@ def e01_4(training_bytes):
             if _close(got, guess):
                 raise Wrong(zh, en)
         raise Wrong(
-            f"冻结 {frozen:,}、可训练 {trained:,} 时应当是 {want:,} 字节，得到 {got:,.0f}。",
-            f"{frozen:,} frozen and {trained:,} learning take {want:,} bytes, not {got:,.0f}.",
+            f"冻结 {frozen:,}、可训练 {trained:,} 时应当是 {want:,} 字节，得到 {got:,.6g}。",
+            f"{frozen:,} frozen and {trained:,} learning take {want:,} bytes, not {got:,.6g}.",
         )
 
 
@@ -176,8 +176,8 @@ def e01_5(read_checkpoint):
             if _plain(got[key]) != right[key]:
                 zh, en = _misread(key, _plain(got[key]), right)
                 raise Wrong(
-                    f"{key} 应当是 {right[key]}，得到 {got[key]}。{zh}",
-                    f"{key} should be {right[key]}, not {got[key]}. {en}",
+                    f"{key} 应当是 {right[key]}，得到 {_plain(got[key])!r}。{zh}",
+                    f"{key} should be {right[key]}, not {_plain(got[key])!r}. {en}",
                 )
 
 
@@ -336,7 +336,9 @@ def _shapes(layers: int, hidden: int, ffn: int, kv_width: int, tied: bool, vocab
 
 
 def _misread(key: str, got, right: dict) -> tuple[str, str]:
-    if key == "layers" and got in (right["layers"] - 1, str(right["layers"])):
+    if isinstance(got, str):
+        return "要数字，不要文本：用 int() 转换。", "A number is needed, not text: convert it with int()."
+    if key == "layers" and got == right["layers"] - 1:
         return "层号从 0 开始。", "Layers are numbered from 0."
     if key == "layers" and isinstance(got, int) and got > right["layers"]:
         return (

@@ -37,7 +37,7 @@ def e02_2(position_ids):
 
     Padding is on the left or on the right.
     """
-    name = ("位置", "The positions")
+    name = ("位置", "The tensor of positions")
     for rows in ([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]], [[0, 1, 1], [0, 0, 1]], [[1, 1, 1, 0], [0, 0, 1, 1]]):
         mask = torch.tensor(rows)
         live, length = mask.bool(), mask.shape[1]

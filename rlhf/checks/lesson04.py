@@ -13,7 +13,7 @@ from rlhf.checks.verdict import NotAnswered, Wrong, grader, run
 
 IGNORED = -100
 LOSS = ("损失", "The loss")
-LABELS = ("标签", "The labels")
+LABELS = ("标签", "The tensor of labels")
 
 
 @grader
@@ -77,6 +77,9 @@ def e04_2(make_labels):
         got = to_tensor(run(make_labels, ids, mask, pad), LABELS)
         want = ids.masked_fill(mask == 0, IGNORED)
         if got.shape == want.shape:
+            first = torch.arange(len(ids)), mask.argmax(1)  # nothing comes before it: it may count or not
+            _explain_labels(got, ids, mask, pad)
+            got[first] = torch.where(got[first] == IGNORED, want[first].double(), got[first])
             _explain_labels(got, ids, mask, pad)
         compare(got, want, mask=mask, name=LABELS)
     return (
@@ -148,12 +151,12 @@ def e04_5(packed_row):
             raise NotAnswered
         want = torch.cat([torch.arange(length) for length in lengths])
         positions, counts = (
-            to_tensor(result[0], ("位置", "The positions")),
+            to_tensor(result[0], ("位置编号", "The row of positions")),
             to_tensor(result[1], ("算数", "counts")),
         )
         if positions.shape == want.shape:
             _explain_positions(positions, want, lengths)
-        compare(positions, want, name=("位置编号", "The position numbers"))
+        compare(positions, want, name=("位置编号", "The row of positions"))
         if counts.shape == want.shape:
             _explain_counts(counts.bool(), want)
         compare(counts, (want > 0).double(), name=("哪些标签算数", "The answer to which labels count"))

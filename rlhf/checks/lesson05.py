@@ -40,6 +40,11 @@ def e05_1(loss, accuracy):
             "损失不对。新装的头给每条文本几乎相同的分数，差 d 约为 0：σ(0) 是多少？",
             "The loss is not right. A new head scores all texts nearly alike, so d is about 0: what is σ(0)?",
         )
+    if abs(share - 50) <= 15:
+        raise Wrong(
+            "准确率请写成 0 到 1 之间的数，不用百分数。",
+            "Write the accuracy as a number between 0 and 1, not in percent.",
+        )
     if not abs(share - 0.5) <= 0.15:
         raise Wrong(
             "损失对了，准确率不对：还没有学过任何东西，排对一对的机会和抛硬币一样。",
@@ -148,7 +153,7 @@ def e05_3(last_scores):
 
     Padding may stand on the right, on the left, on both sides, or nowhere.
     """
-    name = ("分数", "The scores")
+    name = ("分数", "The row of scores")
     for kind in ("right", "left", "both", "none"):
         scores, mask = _padded(kind)
         got = to_tensor(run(last_scores, scores, mask), name)
