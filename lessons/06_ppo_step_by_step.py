@@ -202,14 +202,14 @@ for tokens in (2, 7, 40):
     print(f"openings of {tokens:2} tokens: the response decides {share_of_the_response(tokens):4.0%}")
 
 # %% [markdown] tags=["zh"]
-# 给出的开头越长，策略越没有用武之地：奖励怎么变，多半不由它。短提示还有一个好处：便宜。
+# 给出的开头越长，分数里早就定好的那部分就越大，策略能左右的越少。短提示还有一个好处：便宜。
 #
 # ### 2.2 左填充（left padding）
 #
 # 提示长短不一，要补成一样长才能一起算。**采样时补在左边**：下一个词元总是从最后一列接着写，最后一列必须是真正的词元。补上的位置用注意力掩码（attention mask）盖住，位置编号从第一个真词元数起。
 
 # %% [markdown] tags=["en"]
-# The longer the opening, the less there is left for the policy to do: the reward hardly depends on it any more. Short queries are cheap, too.
+# The longer the opening, the more of the score is settled before the policy writes a word, and the less it can change. Short queries are cheap, too.
 #
 # ### 2.2 Left padding
 #
@@ -310,7 +310,7 @@ for minimum in (-1, longest + 1):
 # %% [markdown] tags=["en"]
 # ### 3.3 What if sampling used top-k 50 and the log-probabilities the full softmax?
 #
-# By default, `generate` of `transformers` draws from the 50 likeliest tokens only (`top_k=50`). PPO then computes log-probabilities from the full softmax. These are two distributions; how far apart? Write a batch each way and measure two things: how surprising the drawn tokens are (−log p), less how surprising they should be on average under the full distribution (its entropy); and the KL estimated from the drawn tokens beside the exact one, summed over the vocabulary. The third row is more extreme: responses that the policy did not write at all, but the reference.
+# By default, `generate` of `transformers` draws from the 50 likeliest tokens only (`top_k=50`). PPO then computes log-probabilities from the full softmax. These are two distributions; how far apart? Write a batch each way and measure two things: how surprising the drawn tokens are (−log p), less how surprising they should be on average under the full distribution (its entropy); and the KL estimated from the drawn tokens beside the exact one, summed over the vocabulary. The third row is more extreme: here the policy wrote none of the responses, the reference did.
 
 
 # %%
@@ -461,6 +461,7 @@ picture = axes.imshow(parts.T, aspect="auto", cmap=colours, interpolation="neare
 bar = figure.colorbar(picture, ticks=[0.33, 1, 1.67])
 bar.ax.set_yticklabels(["query", "response", "padding"])
 axes.set(xlabel="sequence", ylabel="slot", title=f"{live / slots:.0%} of the slots are live")
+axes.yaxis.get_major_locator().set_params(integer=True)
 axes.grid(False)
 plt.show()
 
@@ -647,6 +648,7 @@ for panel, (name, k) in zip(axes, estimates.items(), strict=True):
     panel.hist(k.flatten().clamp(-2, 2).cpu(), bins=80, density=True, log=True)
     panel.axvline(exact.mean().cpu(), color="C1", ls="--", label="exact mean")
     panel.set(title=f"{name}: bias {quality.loc[name, 'bias']:+.3f}", xlabel="one draw, cut to ±2")
+axes[0].set(ylabel="density")
 axes[0].legend()
 plt.show()
 
@@ -687,7 +689,7 @@ print(rewards * mask + 0.0, f"the last column would be wrong for {misplaced} of 
 # %% [markdown] tags=["zh"]
 # ### 6.2 意外 δ 和优势 A
 #
-# 价值头在每一格都有预期 $V_t$。走一步之后的意外叫时序差分误差（temporal-difference error），记作 $\delta_t$；优势是**从这一格往后所有意外的折扣和**：
+# 价值头在每一格都有预期 $V_t$（和词表的大小 V 无关）。走一步之后的意外叫时序差分误差（temporal-difference error），记作 $\delta_t$；优势是**从这一格往后所有意外的折扣和**：
 #
 # $$\delta_t = r_t + \gamma V_{t+1} - V_t \qquad A_t = \sum_{k\ge 0} (\gamma\lambda)^k\,\delta_{t+k}$$
 #
@@ -696,7 +698,7 @@ print(rewards * mask + 0.0, f"the last column would be wrong for {misplaced} of 
 # %% [markdown] tags=["en"]
 # ### 6.2 The surprise δ and the advantage A
 #
-# In every slot the value head expects $V_t$. The surprise of one step is the temporal-difference error $\delta_t$; the advantage is **the discounted sum of all surprises from this slot on**:
+# In every slot the value head expects $V_t$, no relation of the vocabulary V. The surprise of one step is the temporal-difference error $\delta_t$; the advantage is **the discounted sum of all surprises from this slot on**:
 #
 # $$\delta_t = r_t + \gamma V_{t+1} - V_t \qquad A_t = \sum_{k\ge 0} (\gamma\lambda)^k\,\delta_{t+k}$$
 #
@@ -732,6 +734,7 @@ for panel, (name, title) in zip(axes, names.items(), strict=True):
     panel.axhline(0, color="k", lw=0.6)
     panel.set_xticks(range(len(words)), words, rotation=60, ha="right", fontsize=7)
     panel.set(title=title)
+axes[0].set(ylabel="in units of the score")
 plt.show()
 
 # %% [markdown] tags=["zh"]
@@ -801,13 +804,13 @@ for epoch in range(config.ppo_epochs):
     axes[0].hist(some.clamp(0.4, 1.6), bins=60, histtype="step", label=f"epoch {epoch + 1}", log=True)
 for edge in (1 - config.cliprange, 1 + config.cliprange):
     axes[0].axvline(edge, color="k", lw=0.8, ls=":")
-axes[0].set(title="ratio of every live slot", xlabel="ratio, cut to 0.4 … 1.6")
+axes[0].set(title="ratio of every live slot", xlabel="ratio, cut to 0.4 … 1.6", ylabel="slots")
 axes[0].legend()
 axes[1].plot([u["policy_clipfrac"] for u in tape.updates], marker=".")
 axes[1].set(title="share of clipped slots", xlabel="minibatch pass")
 axes[2].plot([u["approx_kl"] for u in tape.updates], marker=".", label="approx_kl (k2)")
 axes[2].plot([u["policy_kl"] for u in tape.updates], marker=".", label="policy_kl (k1)")
-axes[2].set(title="distance from the old policy", xlabel="minibatch pass")
+axes[2].set(title="distance from the old policy", xlabel="minibatch pass", ylabel="nats per token")
 axes[2].legend()
 plt.show()
 
@@ -837,14 +840,14 @@ for a, rho, slope in zip(A[0].tolist(), ratio[0].tolist(), ratio.grad[0].tolist(
 print(f"clip fraction {share:.0%}")
 
 # %% [markdown] tags=["zh"]
-# 只有“已经朝着有利方向走出去”的才被裁剪：好词元（A > 0）涨过了头，坏词元（A < 0）跌过了头。走错方向的不封顶，照样拉回来。
+# 损失是四格的平均，所以不被裁剪的梯度是 1/4；更新朝着梯度的反方向走，负的梯度让概率上升。只有“已经朝着有利方向走出去”的才被裁剪：好词元（A > 0）涨过了头，坏词元（A < 0）跌过了头。走错方向的不封顶，照样拉回来。
 #
 # ### 7.3 价值也裁剪
 #
 # 新的价值离采样时的价值最多走 ε，两种误差取大的：
 
 # %% [markdown] tags=["en"]
-# Only what has already moved out in the profitable direction is clipped: good tokens (A > 0) that rose too far, bad ones (A < 0) that fell too far. A move the wrong way is never capped and gets pulled back.
+# The loss is the mean of four slots, so a gradient that is not clipped has size 1/4; an update goes against the gradient, and a negative one raises the probability. Only what has already moved out in the profitable direction is clipped: good tokens (A > 0) that rose too far, bad ones (A < 0) that fell too far. A move the wrong way is never capped and gets pulled back.
 #
 # ### 7.3 Values are clipped, too
 #
@@ -972,13 +975,14 @@ for panel, curve, title in zip(axes, (betas, kls), ("beta", "KL, toy policy"), s
     panel.axvline(184, color="k", lw=0.8, ls=":")
     panel.set(title=title, xlabel="PPO step (dotted: 184)")
 axes[1].axhline(6.0, color="C1", ls="--")
+axes[1].set(ylabel="nats per response")
 plt.show()
 
 # %% [markdown] tags=["zh"]
-# 玩具里假设税率翻倍、KL 减半：0.2 时 KL 是 12，要回到 6，β 得到 0.4，而最快也要 271 步。训练在 184 步结束，KL 自然停在目标之上。这不是错误，是控制器慢。想快一点，可以把 `horizon` 调小，或一开始就给大一点的 `init_kl_coef`。
+# 玩具里假设税率翻倍、KL 减半：0.2 时 KL 是 12，要回到 6，β 得到 0.4，就算步步都用足 0.2 也要 271 步；实际还要更久，因为 KL 离目标不到两成以后，步子就越来越小。训练在 184 步结束，KL 自然停在目标之上。这不是错误，是控制器慢。想快一点，可以把 `horizon` 调小，或一开始就给大一点的 `init_kl_coef`。
 
 # %% [markdown] tags=["en"]
-# The toy assumes that doubling the tax halves the KL: 12 at a rate of 0.2, so to get back to 6, β has to reach 0.4, which takes 271 steps at full speed. If training ends at 184, the KL ends above its target. That is no error, the controller is slow. To speed it up, use a smaller `horizon`, or a larger `init_kl_coef` from the start.
+# The toy assumes that doubling the tax halves the KL: 12 at a rate of 0.2, so to get back to 6, β has to reach 0.4, which takes 271 steps even at full speed; it takes longer, since the steps shrink once the KL is less than 0.2 of the target away. If training ends at 184, the KL ends above its target. That is no error, the controller is slow. To speed it up, use a smaller `horizon`, or a larger `init_kl_coef` from the start.
 
 # %% [markdown] tags=["zh"]
 # ## 9 日志：`Logging with tensorboard requires a logging_dir`
@@ -1022,7 +1026,7 @@ assert found, "no log was written"
 # `tape.what_if` takes the recorded log-probabilities, values and scores and lets the trainer's own methods compute rewards and advantages again, with another β, γ or λ; for another clip range ε, the ratios stay as they were recorded. First four pictures that stand still:
 
 # %%
-figure, axes = plt.subplots(1, 4, figsize=(11, 2.5), layout="constrained")
+figure, axes = plt.subplots(1, 4, figsize=(11, 3), layout="constrained")
 knob_values = {"beta": (0.0, 0.2, 1.0), "gamma": (0.8, 0.95, 1.0), "lam": (0.0, 0.7, 0.95, 1.0)}
 for panel, (knob, some) in zip(axes, knob_values.items(), strict=False):
     for value in some:
@@ -1036,13 +1040,13 @@ for value in ranges:
     u = tape.what_if(cliprange=value).updates[-1]  # the last minibatch of the step
     shares.append(losses.masked_mean((u["policy_clipped"] > u["policy_plain"]).float(), u["mask"]))
 axes[3].plot(ranges, shares, marker=".")
-axes[3].set(title="clipped slots, last pass", xlabel="clip range", ylim=(0, None))
+axes[3].set(title="share of clipped slots, last pass", xlabel="clip range", ylim=(0, None))
 plt.show()
 
 # %% [markdown] tags=["zh"]
 # - **β** 越大，偏离参考模型的词元被压得越低。
 # - **γ** 小于 1，分数传到前面要打折；回复这么短，一般不打折。
-# - **λ** 为 0 时优势就是 δ，只看一步；为 1 时就是“后面的奖励之和减去价值”，不再靠价值头，但抖动大。
+# - **λ** 为 0 时优势就是 δ，只看一步；为 1 时就是“后面的奖励之和减去价值”，不再相信后面各格的价值，但抖动大。
 # - **ε** 越小，越多的格子不再给梯度。
 #
 # 在运行着的 notebook 里，下面是四个滑块和随之变化的格子表；在静态页面上看不到滑块，看上面的图就好。
@@ -1050,7 +1054,7 @@ plt.show()
 # %% [markdown] tags=["en"]
 # - The larger **β**, the lower the tokens that leave the reference.
 # - With **γ** below 1 the score is discounted on its way to the front; for responses this short one does not.
-# - With **λ** at 0 the advantage is δ and looks one step ahead; at 1 it is "the sum of later rewards less the value", independent of the value head ahead, and noisy.
+# - With **λ** at 0 the advantage is δ and looks one step ahead; at 1 it is "the sum of later rewards less the value": it no longer trusts the values of later slots, and it is noisy.
 # - The smaller **ε**, the more slots give no gradient any more.
 #
 # In a running notebook, four sliders follow, with a grid that changes along. A static page shows no sliders; the pictures above have to do there.
