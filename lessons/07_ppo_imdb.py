@@ -371,11 +371,18 @@ plt.show()
 # ## 6 训练
 #
 # 所有大小都来自配置文件。`PPOConfig` 的字段名和默认值与经典的 TRL（0.11 及以前）一致。
+#
+# 配置里的三个开关 `response_only`、`fused`、`reuse_sampling` 只省掉用不着的计算：提示位置上的 logits 没有损失要用，采样时已经得到的对数概率不必
+# 再算一遍。除了舍入误差，结果不变。第 06 课要看每一个位置，所以把它们关掉了。
 
 # %% [markdown] tags=["en"]
 # ## 6 Training
 #
 # All sizes come from the profile. The fields of `PPOConfig` have the names and defaults of the classic TRL (up to 0.11).
+#
+# Three switches of the profile, `response_only`, `fused` and `reuse_sampling`, only leave out work: no loss reads the logits at prompt positions, and
+# log-probabilities known from sampling need not be computed again. The step stays the same up to rounding. Lesson 06 looks at every position and has
+# them off.
 
 # %%
 knobs = dict(setup.ppo)
