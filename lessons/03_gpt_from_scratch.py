@@ -186,7 +186,7 @@ print(inspect.getsource(gpt.MaskedMultiheadSelfAttention.forward))
 #
 # ## 4 前馈层和它的激活函数
 #
-# 前馈层更简单：变宽，过激活函数，再变窄，每个位置各算各的。GPT-2 的激活函数叫 `gelu_new`，是 GELU 的 tanh 近似：
+# 前馈层更简单：变宽，过激活函数，再变窄，每个位置各算各的。GPT-2 的激活函数叫 `gelu_new`，是 GELU 的 tanh 近似（第 1 节的表里若写着 `gelu_pytorch_tanh`，那是同一个公式，只是一步算完）：
 #
 # $$\mathrm{gelu\_new}(x) = \tfrac12\,x\,\Bigl(1+\tanh\bigl(\sqrt{2/\pi}\,(x+0.044715\,x^3)\bigr)\Bigr)$$
 
@@ -195,7 +195,7 @@ print(inspect.getsource(gpt.MaskedMultiheadSelfAttention.forward))
 #
 # ## 4 The feed-forward layer and its activation
 #
-# This one is simpler: wider, an activation, narrow again, every position by itself. GPT-2's activation is called `gelu_new`, a tanh approximation of GELU:
+# This one is simpler: wider, an activation, narrow again, every position by itself. GPT-2's activation is called `gelu_new`, a tanh approximation of GELU (if the table of section 1 says `gelu_pytorch_tanh`, that is the same formula, computed in one step):
 #
 # $$\mathrm{gelu\_new}(x) = \tfrac12\,x\,\Bigl(1+\tanh\bigl(\sqrt{2/\pi}\,(x+0.044715\,x^3)\bigr)\Bigr)$$
 
@@ -229,14 +229,14 @@ print(inspect.getsource(GPT.head))
 # %% [markdown] tags=["zh"]
 # 整个 GPT-2 就是这些。最后一行值得多看一眼：输出头没有自己的权重，它就是词嵌入的转置（权重共享，weight tying）。
 #
-# 数一数参数，看有没有漏掉什么。宽度 $H$、前馈层宽度 $I$、词表 $V$、位置 $P$：
+# 数一数参数，看有没有漏掉什么。宽度 $H$、前馈层中间的宽度 $I$（代码里的 `inner`）、词表 $V$、位置 $P$；括号里依次是注意力、前馈层、两个归一化：
 #
 # $$(V+P)\,H \;+\; n_{\mathrm{layer}}\,\bigl(4H^2+4H \;+\; 2HI+I+H \;+\; 4H\bigr) \;+\; 2H$$
 
 # %% [markdown] tags=["en"]
 # That is all of GPT-2. The last line deserves a second look: the output head has no weights of its own, it is the token embedding transposed (weight tying).
 #
-# Count the parameters to see whether anything is missing. Width $H$, width inside the FFN $I$, vocabulary $V$, positions $P$:
+# Count the parameters to see whether anything is missing. Width $H$, width inside the FFN $I$ (`inner` in the code), vocabulary $V$, positions $P$; in brackets stand attention, FFN and two norms:
 #
 # $$(V+P)\,H \;+\; n_{\mathrm{layer}}\,\bigl(4H^2+4H \;+\; 2HI+I+H \;+\; 4H\bigr) \;+\; 2H$$
 
@@ -610,14 +610,14 @@ with torch.no_grad():
 #
 # “冻结其余的一切”里藏着一个坑。PPO 给策略（policy）加了一个**价值头**（value head），它不是从检查点来的，是刚刚随机初始化的。把它也冻结，它就永远是一组随机数。分类头、奖励模型（reward model）的打分头也一样。
 #
-# 试一试。任务：读一段影评，让价值头预测奖励模型给它的分数。
+# 试一试。任务：读一段影评，让价值头在每个位置上都预测奖励模型给整段的分数。
 
 # %% [markdown] tags=["en"]
 # ## 10 A trap: freezing a new value head
 #
 # "Freeze everything else" hides a pit. PPO gives the policy a **value head** that did not come from the checkpoint but has just been initialised at random. Freeze it too, and it stays a set of random numbers for ever. The same goes for a classification head, or the score head of a reward model.
 #
-# Let us try. The task: read a piece of a review and let the value head predict the score that the reward model gives to it.
+# Let us try. The task: read a piece of a review and let the value head predict, at every position, the score that the reward model gives to the whole piece.
 
 
 # %%
@@ -927,10 +927,10 @@ n = result.numbers
 assert n["distinct_2_after"] > n["distinct_2_before"] / 2, "the responses repeat themselves"
 
 # %% [markdown] tags=["zh"]
-# 还能涨多少？模仿者最多写得和示范一样。把训练用的片段切成和回复差不多长，让奖励模型打分，就看到了天花板：
+# 还能涨多少？模仿者最多写得和示范一样。把训练用的片段切成和模型的文本（提示加回复）差不多长，让奖励模型打分，就看到了天花板：
 
 # %% [markdown] tags=["en"]
-# How much more is there to gain? An imitator writes at best like what it imitates. Cut the training pieces to about the length of the texts and let the reward model score them: that is the ceiling.
+# How much more is there to gain? An imitator writes at best like what it imitates. Cut the training pieces to about the length of the model's texts, query and response together, and let the reward model score them: that is the ceiling.
 
 # %%
 ceiling = reward_model(tokenizer.batch_decode(train[:512, :16])).mean().item()
