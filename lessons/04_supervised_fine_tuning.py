@@ -251,7 +251,7 @@ assert live.sum() == tokens - len(labels)  # the first token of a row is never p
 # %% [markdown] tags=["zh"]
 # ## 3 损失
 #
-# SFT 的损失就是语言模型的损失：对每个算数的位置，取模型给正确词元的概率，求负对数，再对**所有词元**取平均。
+# SFT 的损失就是语言模型的损失：对每个算数的位置，取模型给正确词元的概率，求负对数，再对**所有词元**取平均（$b$ 是行，$t$ 是位置，$N$ 是算数的词元个数，方括号里成立记 1，不成立记 0）。
 #
 # $$L = -\frac{1}{N}\sum_{b,t}\,[\text{label}_{b,t+1}\neq -100]\;\log \pi(y_{b,t+1}\mid y_{b,\le t})$$
 #
@@ -260,7 +260,7 @@ assert live.sum() == tokens - len(labels)  # the first token of a row is never p
 # %% [markdown] tags=["en"]
 # ## 3 The loss
 #
-# The loss of SFT is that of any language model: at each position that counts, take the probability of the right token, its negative logarithm, and average over **all tokens**.
+# The loss of SFT is that of any language model: at each position that counts, take the probability of the right token, its negative logarithm, and average over **all tokens** ($b$ is the row, $t$ the position, $N$ the number of tokens that count; the square bracket is 1 where it holds and 0 elsewhere).
 #
 # $$L = -\frac{1}{N}\sum_{b,t}\,[\text{label}_{b,t+1}\neq -100]\;\log \pi(y_{b,t+1}\mid y_{b,\le t})$$
 #
@@ -723,10 +723,10 @@ print(" → ".join(parent.__name__ for parent in SFTTrainer.__mro__[:4]))
 print([name for name, value in vars(SFTTrainer).items() if inspect.isfunction(value)])
 
 # %% [markdown] tags=["zh"]
-# 准备数据的每一步都报了名字，把它们按出现的顺序列出来，就是第 2 节的那五步（对话格式和打包是另外的岔路）：
+# 准备数据的每一步都报了名字，按出现的顺序列出来。第 2 节五步里的四步都在：接 EOS、分词、标签、截断（标签在截断之前就抄好，再一起截断）；填充不在，它是整理函数的事。其余几行是岔路：对话格式、没有一个标签算数的行、打包。
 
 # %% [markdown] tags=["en"]
-# Each stage of the data preparation announces its name. Listed in order they are the stages of section 2 (chat formats and packing are side roads):
+# Each stage of the data preparation announces its name; here they are in order. Four of the five stages of section 2 are there: EOS, tokenising, labels, truncation (labels are copied first and then cut along). Padding is not, it is the collator's job. The other lines are side roads: chat formats, rows in which no label counts, packing.
 
 # %%
 print("\n".join(re.findall(r'\["desc"\] = f"(.+?) \{', inspect.getsource(SFTTrainer._prepare_dataset))))
@@ -825,7 +825,7 @@ for which, rows in demos.items():
     runs[which].train()
 
 # %% [markdown] tags=["zh"]
-# 训练器记录的每个指标一句话：
+# 上面的表里，`Validation Loss` 一栏总是“No log”：评测数据有两份，各有自己的一栏（`Positive Loss` 和 `Negative Loss`）。训练器记录的每个指标一句话：
 #
 # | 指标 | 意思 |
 # |---|---|
@@ -839,7 +839,7 @@ for which, rows in demos.items():
 # | `epoch` | 数据读过了几遍 |
 
 # %% [markdown] tags=["en"]
-# Every metric that the trainer logs, in one line:
+# In the tables above, the column `Validation Loss` always says "No log": there are two sets to evaluate on, each with a column of its own (`Positive Loss` and `Negative Loss`). Every metric that the trainer logs, in one line:
 #
 # | metric | meaning |
 # |---|---|
@@ -1184,7 +1184,7 @@ print(f"models:  SFT on positive reviews is worth {reached:+.3f}, {reached / cei
 #
 # ### 练习 1（先预测，再运行）
 #
-# 一个权重完全随机的 GPT-2，词表有 50,257 个词元。训练的第一步，它的损失（nat）和困惑度各是多少？这是检查训练代码的好办法：第一步的损失若差得远，标签或者错位一定有问题。
+# 一个权重完全随机的 GPT-2，词表有 50,257 个词元。训练的第一步，它的损失（nat）和困惑度各是多少（误差在 5% 以内算对）？这是检查训练代码的好办法：第一步的损失若差得远，标签或者错位一定有问题。
 
 # %% [markdown] tags=["en"]
 # ## 15 Exercises
@@ -1193,7 +1193,7 @@ print(f"models:  SFT on positive reviews is worth {reached:+.3f}, {reached / cei
 #
 # ### Exercise 1 (predict first, then run)
 #
-# A GPT-2 with entirely random weights has a vocabulary of 50,257 tokens. At the first step of training, what are its loss (in nats) and its perplexity? A good test of any training code: if the first loss is far off, labels or shift are wrong.
+# A GPT-2 with entirely random weights has a vocabulary of 50,257 tokens. At the first step of training, what are its loss (in nats) and its perplexity (within 5% counts as right)? A good test of any training code: if the first loss is far off, labels or shift are wrong.
 
 # %% tags=["exercise"]
 first_loss, first_perplexity = ..., ...
@@ -1211,12 +1211,12 @@ checks.e04_1(measured, math.exp(measured)).must_pass()
 # %% [markdown] tags=["zh"]
 # ### 练习 2（找错）
 #
-# 下面的函数要为一批文本做标签，之后交给模型（`model(input_ids, attention_mask=…, labels=…)`）。它不报错，训练损失也会下降。两个错误都是真实代码里常见的：找出来，写出正确的 `make_labels`。填充可能在左边，也可能在右边；一行中间也可能有 EOS。
+# 下面的函数要为一批文本做标签，之后交给模型（`model(input_ids, attention_mask=…, labels=…)`）。它不报错，训练损失也会下降。两个错误都是真实代码里常见的：找出来，写出正确的 `make_labels`。填充可能在左边，也可能在右边；一行中间也可能有 EOS。（每行的第一个真词元前面没有上文，它的标签写不写 −100 都算对。）
 
 # %% [markdown] tags=["en"]
 # ### Exercise 2 (find the bug)
 #
-# The function below is meant to make the labels of a batch, which then goes to the model (`model(input_ids, attention_mask=…, labels=…)`). It raises nothing, and the training loss goes down. Both of its mistakes are common in real code: find them and write the right `make_labels`. Padding may be on the left or on the right, and there may be an EOS in the middle of a row.
+# The function below is meant to make the labels of a batch, which then goes to the model (`model(input_ids, attention_mask=…, labels=…)`). It raises nothing, and the training loss goes down. Both of its mistakes are common in real code: find them and write the right `make_labels`. Padding may be on the left or on the right, and there may be an EOS in the middle of a row. (Nothing comes before the first real token of a row; −100 or its number both count as right there.)
 
 
 # %%
