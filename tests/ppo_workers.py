@@ -1,17 +1,17 @@
 """PPO steps that any number of processes may take together, on the same rollouts.
 
-The tests call :func:`run` in one process; started by ``torch.distributed.run`` this file runs every case in
-several and leaves what each process saw in a file. Sizes are those of all processes together.
+The tests call :func:`run` in one process; started by :mod:`pair` this file runs every case in several and
+leaves what each process saw in a file. Sizes are those of all processes together.
 """
 
 from __future__ import annotations
 
-import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
+from peft import LoraConfig
 from ppo_tools import EOS, rollouts, tiny_lm, tiny_policy
 
 from rlhf.errors import BadRollout
@@ -53,8 +53,6 @@ def build(name: str, **changes) -> PPOTrainer:
 
 
 def lora_policy() -> AutoModelForCausalLMWithValueHead:
-    from peft import LoraConfig
-
     torch.manual_seed(5)  # of the adapter
     adapter = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     return AutoModelForCausalLMWithValueHead.from_pretrained(tiny_lm("llama"), peft_config=adapter)
@@ -174,7 +172,3 @@ def main(folder: Path) -> None:
     found["resumed"] = loop(folder / "state", stop=2, **logs)
     found["refusal"] = refusal()
     torch.save(found, folder / f"process{index()}.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,23 +1,20 @@
 """Two processes against one at the same global batch: the same losses, statistics and parameters.
 
-The processes are real ones: ``torch.distributed.run`` starts ``ppo_workers.py`` twice (gloo, on the CPU), and
-this process takes the same steps alone.
+The processes are real ones: :mod:`pair` runs ``ppo_workers.py`` twice (gloo, on the CPU), and this process
+takes the same steps alone.
 """
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import pair
 import ppo_workers
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.testing import assert_close
 
-WORKER = Path(ppo_workers.__file__)
 NOISE = "attn.c_attn.bias"  # a key's bias has no gradient but rounding, which Adam blows up: test_ppo_parity
 LOSSES = [f"ppo/loss/{name}" for name in ("policy", "value", "total")]
 
@@ -26,20 +23,7 @@ LOSSES = [f"ppo/loss/{name}" for name in ("policy", "value", "total")]
 def folder(tmp_path_factory) -> Path:
     """What two processes left behind."""
     place = tmp_path_factory.mktemp("two")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    search = os.pathsep.join([str(WORKER.parents[1]), os.environ.get("PYTHONPATH", "")])
-    settings = {"PYTHONPATH": search, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launched = subprocess.Popen(
-        [*launch, str(WORKER), str(place)],
-        env=os.environ | settings,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        _, said = launched.communicate(timeout=540)
-    finally:
-        launched.terminate()  # if it took too long; it ends its two processes, which a kill would leave
-    assert launched.returncode == 0, said[-4000:]
+    pair.run("ppo_workers", place)
     return place
 
 
