@@ -20,10 +20,9 @@ from typing import Any
 
 import pandas as pd
 import torch
-import yaml
 from torch import nn
 
-from rlhf import anatomy
+from rlhf import anatomy, plain_yaml
 from rlhf.errors import CourseError
 
 CATALOGUE = Path(__file__).with_name("museum.yaml")
@@ -69,7 +68,7 @@ class Exhibit:
 @functools.cache
 def exhibits() -> Mapping[str, Exhibit]:
     """Every exhibit by its name, in the order of the catalogue."""
-    rows = yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))
+    rows = plain_yaml.parse(CATALOGUE.read_text(encoding="utf-8"))
     cards = {name: Exhibit(name=name, cls=row.pop("class"), **row) for name, row in rows.items()}
     return MappingProxyType(cards)
 

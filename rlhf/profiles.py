@@ -18,8 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
+from rlhf import plain_yaml
 from rlhf.errors import BadProfile, CannotWrite, MissingAssets
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -60,7 +59,7 @@ def read(name: str | None = None) -> Mapping[str, Any]:
             f"没有名为 {name!r} 的配置；可选：{known}。用环境变量 RLHF_PROFILE 选择。",
             f"There is no profile {name!r}; there are: {known}. Choose one with RLHF_PROFILE.",
         )
-    fields = yaml.safe_load((CHECKOUT / "profiles" / f"{name}.yaml").read_text(encoding="utf-8"))
+    fields = plain_yaml.parse((CHECKOUT / "profiles" / f"{name}.yaml").read_text(encoding="utf-8"))
     missing = [key for key in REQUIRED if key not in fields]
     if missing:
         raise BadProfile(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import inspect
 import re
 import types
@@ -21,6 +22,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from rlhf import plain_yaml
 from rlhf.errors import BadRecipe
 from rlhf.files import whole_text
 
@@ -52,6 +54,7 @@ def known_fields(*classes: type, without: Iterable[str] = ()) -> dict[str, Field
     return found
 
 
+@functools.cache
 def _comments(cls: type) -> dict[str, str]:
     """The comment behind every field, those of base classes included."""
     parents = (parent for parent in reversed(cls.__mro__) if hasattr(parent, "__dataclass_fields__"))
@@ -69,7 +72,7 @@ def read_file(path: str | Path, known: Mapping[str, Field]) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = plain_yaml.parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         others = ", ".join(sorted(map(str, path.parent.glob("*.yaml")))) or "-"
         raise BadRecipe(
@@ -131,11 +134,14 @@ def _convert(value: Any, kind: Any) -> Any:
             return MISSING
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return MISSING
         return number if kind is float else int(number) if number.is_integer() else MISSING
     if get_origin(kind) is list:
-        parts = yaml.safe_load(value) if text and value.startswith("[") else value
+        try:
+            parts = plain_yaml.parse(value) if text and value.startswith("[") else value
+        except yaml.YAMLError:
+            return MISSING
         if not isinstance(parts, (list, tuple)):
             return MISSING
         converted = [_convert(part, get_args(kind)[0]) for part in parts]

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from rlhf import memory, museum, profiles
+from rlhf import memory, museum, plain_yaml, profiles
 from rlhf.errors import MissingAssets
 from rlhf.memory import BadPlan
 
@@ -144,7 +142,7 @@ def find_config(
 
             return card.title, getattr(transformers, card.cls).config_class(**card.fields())
     for file in sorted(near.glob("*.yaml")) if near else ():
-        found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        found = plain_yaml.parse(file.read_text(encoding="utf-8")) or {}
         if found.get("output") in (name, f"{name}_lora") and found.get("policy") not in (None, name):
             return find_config(found["policy"], found, near)
     known = ", ".join(museum.names())

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from rlhf import plain_yaml
 from rlhf.memory import GIB, BadPlan
 
 TABLE = Path(__file__).parents[1] / "gpus.yaml"
@@ -37,7 +36,7 @@ class Gpu:
 @functools.cache
 def gpus() -> Mapping[str, Gpu]:
     """The table, by name, from small to large."""
-    rows = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    rows = plain_yaml.parse(TABLE.read_text(encoding="utf-8"))
     return {name: Gpu(name=name, **row) for name, row in rows.items()}
 
 
