@@ -25,6 +25,8 @@ STAMP := $(VENV)/.installed
 export RLHF_PROFILE
 export OMP_WAIT_POLICY = passive
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Some machines set it: every process would compile all of rlhf and what pip left uncompiled, every time.
+unexport PYTHONDONTWRITEBYTECODE
 # the kernels of this environment, whatever else is installed on the machine
 export JUPYTER_PREFER_ENV_PATH = 1
 
