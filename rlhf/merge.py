@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlhf import errors, profiles
+from rlhf import errors, profiles, text_form
 from rlhf.errors import CannotWrite, MissingAssets
 from rlhf.files import whole_folder
 from rlhf.lora import BadAdapter
@@ -332,12 +332,11 @@ def _load_base(
 
 
 def _record(adapter: Path) -> dict[str, Any]:
-    """How all texts of a reward model begin and how long they may be, where its stage recorded that."""
+    """What the texts of a reward model look like and how long they may be, where its stage recorded that."""
     try:
-        record = json.loads((adapter / "reward_model.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return text_form.recorded(json.loads((adapter / "reward_model.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return {}
-    return {name: record[name] for name in ("texts_begin_with", "reads_tokens") if name in record}
 
 
 def _put_on(model: PreTrainedModel, adapter: Path) -> Any:

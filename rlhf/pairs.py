@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("chosen", "rejected")
 HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant:"  # how HH-RLHF marks who speaks
+CLOSING = ("\n", ">", "]", "】", "：")  # what ends a tag or a label of who speaks; no word goes on behind it
 SUFFIXES = (".parquet", ".jsonl", ".json", ".jsonl.gz", ".json.gz")
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
 CONCEDING = re.compile(r"(Although|Even though|Though|While) ([^,.;:!?()\"]+), ([^,.;:!?()\"]+)([.!])")
@@ -101,14 +102,15 @@ def split_prompt(chosen: str, rejected: str) -> tuple[str, str, str]:
     """Two whole texts → what they share at the beginning, and their two answers.
 
     In HH-RLHF's dialogues the prompt ends with the last ``Assistant:``; elsewhere it is the longest common
-    beginning that ends before a space, so that no word is torn apart.
+    beginning that ends before a space or behind a tag, so that no word is torn apart.
     """
     end = chosen.rfind(ASSISTANT) + len(ASSISTANT)
     if end < len(ASSISTANT) or chosen[:end] != rejected[:end]:
         same = _same(chosen, rejected)
         rest = chosen[same : same + 1] + rejected[same : same + 1]
-        torn = rest.strip() and not chosen[:same].endswith(" ")
-        end = max(chosen.rfind(" ", 0, same), 0) if torn else same
+        torn = rest.strip() and not chosen[:same].endswith((" ", *CLOSING))
+        behind = max(chosen.rfind(mark, 0, same) + 1 for mark in CLOSING)
+        end = max(chosen.rfind(" ", 0, same), behind) if torn else same
     return chosen[:end], chosen[end:], rejected[end:]
 
 

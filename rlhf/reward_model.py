@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlhf import pairs, profiles, rewards
+from rlhf import pairs, profiles, rewards, text_form
 from rlhf.data import load_reviews
 from rlhf.errors import BadProfile
 from rlhf.files import folder_mark, whole_folder
@@ -208,8 +208,10 @@ def save(
     folder = profiles.root() / "output" / "rm_2" if folder is None else Path(folder)
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.config.texts_begin_with = template_of(splits["train"])
+    form = form_of(splits["train"], trainer.processing_class, model.config.reads_tokens).to_dict()
+    setattr(model.config, text_form.ATTRIBUTE, form)
     facts = {**(record or {}), "pairs": len(splits["train"]), "steps": trainer.state.global_step}
-    facts |= {name: getattr(model.config, name) for name in ("texts_begin_with", "reads_tokens")}
+    facts |= text_form.recorded(vars(model.config))
     if trainer.eval_dataset is not None:
         facts["held_out"] = {key: float(value) for key, value in trainer.evaluate().items()}
     weights = gathered_weights(trainer)
@@ -229,6 +231,16 @@ def template_of(rows: Dataset) -> str:
     """How every text begins if they are dialogues in the style of HH-RLHF, else nothing."""
     begins = pairs.HUMAN.rstrip()
     return begins if all(text.startswith(begins) for text in rows["chosen"]) else ""
+
+
+def form_of(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> text_form.TextForm:
+    """What the texts of these pairs look like, and which tokens they become: what scoring is held to."""
+    prompts = [pairs.split_prompt(*both)[0] for both in zip(rows["chosen"], rows["rejected"], strict=True)]
+
+    def encode(text: str) -> list[int]:
+        return rewards.to_tokens(tokenizer, [text], max_length)[0]
+
+    return text_form.TextForm.of(prompts, tokenizer.eos_token, max_length, encode)
 
 
 def _recompute(config: type) -> str:
@@ -252,7 +264,7 @@ def _errors_only() -> Iterator[None]:
 
 def fingerprint(setup: Setup) -> str:
     """What the result depends on: sizes, seed, device, the policy, the reviews and the code."""
-    code = [Path(module.__file__).read_bytes() for module in (pairs, rewards)]
+    code = [Path(module.__file__).read_bytes() for module in (pairs, rewards, text_form)]
     code.append(Path(__file__).read_bytes())
     digests = [hashlib.sha256(content).hexdigest() for content in code]
     marks = [folder_mark(folder) for folder in (setup.policy, setup.dataset)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rlhf.errors import BadData, MissingAssets
+from rlhf.text_form import ATTRIBUTE, TextForm
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -69,7 +70,8 @@ class SentimentReward:
 class PairwiseReward:
     """A reward model that learnt from preference pairs: one number per text, read at its last token.
 
-    Called like :class:`SentimentReward`. Texts become tokens exactly as in training, by :func:`to_tokens`.
+    Called like :class:`SentimentReward`. Texts become tokens exactly as in training, by :func:`to_tokens`,
+    and must have the form that training's had (``form``, :mod:`rlhf.text_form`; None for an older model).
     The zero of its scale is arbitrary, only differences mean something.
 
     Args:
@@ -79,7 +81,8 @@ class PairwiseReward:
             given.
 
     Raises:
-        MissingAssets: no such folder. BadData: the checkpoint has several labels, or no padding token.
+        MissingAssets: no such folder. BadData: the checkpoint has several labels, or no padding token; or its
+            tokenizer or ``max_length`` is not that of training.
     """
 
     def __init__(
@@ -105,9 +108,13 @@ class PairwiseReward:
                 f"but has {config.num_labels} and pad_token_id={config.pad_token_id}.",
             )
         self.begins_with = getattr(config, "texts_begin_with", "")
+        self.form = TextForm.read(getattr(config, ATTRIBUTE, None), Path(path).name)
         self.batch_size = batch_size
         longest = max_length or getattr(config, "reads_tokens", LONGEST)
         self.max_length = min(longest, config.max_position_embeddings)
+        if self.form is not None:
+            tokens = to_tokens(self.tokenizer, [self.form.probe], self.max_length)[0]
+            self.form.check_reader(Path(path).name, self.tokenizer.eos_token, self.max_length, tokens)
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
@@ -116,6 +123,14 @@ class PairwiseReward:
         Raises:
             BadData: an empty list, non-text, or texts without the template that training had.
         """
+        self.check(texts)
+        return _like_lengths_together(texts, self.batch_size, self._score)
+
+    def check(self, texts: Sequence[str]) -> None:
+        """Raise BadData unless all texts, or beginnings of them that end where the answer begins, have the
+        template of training."""
+        if self.form is not None:
+            return self.form.check([text for text in texts if isinstance(text, str)])
         begins = str(self.begins_with)
         if wrong := [text for text in texts if not str(text).startswith(begins)]:
             raise BadData(
@@ -124,7 +139,7 @@ class PairwiseReward:
                 f"All texts this reward model was trained on begin with {begins!r}; "
                 f"{len(wrong)} of these do not. With another template its scores mean nothing.",
             )
-        return _like_lengths_together(texts, self.batch_size, self._score)
+        return None
 
     def _score(self, texts: list[str]) -> torch.Tensor:
         ids = to_tokens(self.tokenizer, texts, self.max_length)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -328,6 +328,8 @@ def train_ppo(values: Mapping[str, Any], setup: Setup, work: Path, folder: Path)
     loading |= _packed(values, setup)
     trainer = loop.build_trainer(setup, work / "runs", questions=questions, loading=loading, **settings)
     reward = load_reward(setup.reward_model, setup.device, _dtype(values))
+    with launched.one_voice():  # before anything is sampled
+        check_template(reward, trainer.dataset["query"][:])
     lengths, history = loop.response_lengths(setup), History()
     extra, state = {"lengths": lengths, "history": history}, work / "state"
     if latest_state(state) is not None:
@@ -435,6 +437,12 @@ def load_reward(folder: Path, device: str, dtype: torch.dtype | None = None) -> 
 
     one = AutoConfig.from_pretrained(folder).num_labels == 1
     return PairwiseReward(folder, device, dtype=dtype) if one else SentimentReward(folder, device)
+
+
+def check_template(reward: Reward, queries: Sequence[str]) -> None:
+    """Raise BadData where ``reward`` learnt from texts of another form than these queries will become."""
+    if hasattr(reward, "check"):
+        reward.check([f"{query} x" for query in queries])
 
 
 def pairs_at(name: str) -> Path:

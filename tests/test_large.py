@@ -121,7 +121,8 @@ def test_every_stage_leaves_an_adapter_and_merging_makes_a_model_of_it(chain):
 def test_the_reward_model_scores_with_the_tokens_of_its_training(chain, home):
     """Template, end-of-sequence token and truncation: the same in training, after merging, and in PPO."""
     score = stages.load_reward(chain / "rm_7b", "cpu")
-    assert isinstance(score, rewards.PairwiseReward) and score.max_length == 64
+    assert isinstance(score, rewards.PairwiseReward) and score.max_length == score.form.max_length == 64
+    assert score.form.marks == (pairs.HUMAN, pairs.ASSISTANT) and not score.form.begins  # some have a system
     rows = pairs.load_pairs(home / "dataset" / "orca_dpo_pairs")
     long = rows["chosen"][0] + " and so it was" * 60
     trained = rewards.to_tokens(score.tokenizer, [long], 64)[0]
@@ -193,7 +194,8 @@ def test_ppo_scores_the_tokens_of_the_reward_models_training(chain, home):
     score.tokenizer = tiny_tokenizer(tiny_reviews(8))
     score.tokenizer.pad_token = score.tokenizer.eos_token
     assert texts_of_ppo(chain, home, score) != wanted
-    assert texts_of_ppo(chain, home, stages.load_reward(chain / "rm_7b", "cpu"), begins=3) != wanted
+    with pytest.raises(BadData, match=r"Human: ', '\\n\\nAssistant:', in this order; 8 of these 8"):
+        texts_of_ppo(chain, home, stages.load_reward(chain / "rm_7b", "cpu"), begins=20)
 
 
 def test_queries_are_whole_questions_with_the_tokens_of_sft(chain, home):
