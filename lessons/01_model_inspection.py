@@ -783,7 +783,7 @@ print(f"{memory.plan_training(llama_facts, dtype='bfloat16', master=True).total 
 # %% [markdown] tags=["zh"]
 # ### 7.6 PPO 要养活几个模型？
 #
-# RLHF 的第 3 步同时要四个角色：正在学的策略（价值头很小，略去）、冻结的参考模型和奖励模型，还有生成时的缓存（按一次写 64 条回复算，这样的一批叫 rollout）。`checkpointing=True` 是激活重算：每层只留下输入，别的到反向时再算一遍，用时间换内存。用 7B 的模型来做，账是这样的：
+# RLHF 的第 3 步同时要四个角色：正在学的策略（价值头很小，略去）、冻结的参考模型和奖励模型，还有生成时的缓存，按一批轨迹（rollout）64 条回复算。`checkpointing=True` 是激活重算：每层只留下输入，别的到反向时再算一遍，用时间换内存。用 7B 的模型来做，账是这样的：
 
 # %% [markdown] tags=["en"]
 # ### 7.6 How many models does PPO have to feed?
