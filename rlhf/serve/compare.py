@@ -195,7 +195,7 @@ class Pair:
 
 def _prompt(prompt: Any) -> str:
     if not isinstance(prompt, str) or not prompt.strip():
-        raise BadQuestion("请先写几个词作为开头。", "Write a few words to begin with.")
+        raise BadQuestion("请先写几个词。", "Write a few words first.")
     if len(prompt) > LONGEST:
         raise BadQuestion(
             f"提示太长：{len(prompt)} 个字符，最多 {LONGEST} 个。",

@@ -6,6 +6,7 @@ const EXAMPLES = [
   "This film was", "The actors", "I expected", "The plot of this movie", "After ten minutes", "The director",
 ];
 const CONTROLS = ["max_tokens", "temperature", "seed"];
+const UNREACHABLE = ["连不上服务。它还在运行吗？", "The server cannot be reached. Is it still running?"];
 const rounds = new Map(); // question → difference of the scores: the same question counts once
 let examples = 0;
 
@@ -42,10 +43,10 @@ function firstLanguage() {
   return found || (navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en");
 }
 
-function complain(zh, en) {
+function complain(zh, en, aboutQuestion = false) {
   at("status").replaceChildren();
   at("error").replaceChildren(...both(zh, en));
-  at("prompt").setAttribute("aria-invalid", "true");
+  if (aboutQuestion) at("prompt").setAttribute("aria-invalid", "true");
 }
 
 function forgive() {
@@ -58,12 +59,15 @@ const shown = (score) => score.toFixed(2);
 function answer(side, title, one, text, better) {
   const article = make("article", `answer ${side}`);
   const head = make("h2", "", ...both(`${title[0]} `, `${title[1]} `), make("code", "", one.model));
-  const words = make("p", "text", make("span", "given", text), make("span", "written", one.text));
+  const nothing = make("span", "nothing", ...both("（什么也没写）", "(nothing written)"));
+  const written = one.text.trim() ? make("span", "written", one.text) : nothing;
+  const given = make("span", "given", text.replace(/^\s+/, "")); // a dialogue begins with blank lines
+  const words = make("p", "text", given, written);
   words.dir = "auto";
   const score = make("p", "score", ...both("得分 ", "score "), make("strong", "", shown(one.score)));
   if (better) score.append(make("span", "better", ...both("更高", "higher")));
   const end = one.ended ? ["自己写完了", "ended by itself"] : ["写到上限", "stopped at the limit"];
-  const size = make("p", "small", ...both(`${one.tokens} 个词元，${end[0]}`, `${one.tokens} tokens, ${end[1]}`));
+  const size = make("p", "small", ...both(`${one.tokens} 个词元，${end[0]}`, `${one.tokens} ${one.tokens === 1 ? "token" : "tokens"}, ${end[1]}`));
   article.append(head, words, score, size);
   return article;
 }
@@ -95,6 +99,16 @@ function count() {
     `After scored higher in ${better} of ${found.length} so far; mean change of the score ${signed}`));
 }
 
+/** What the server says, whatever it says: an error in both languages where it is no JSON. */
+async function read(response) {
+  try {
+    return await response.json();
+  } catch {
+    const status = response.status;
+    return { zh: `服务出错了（${status}），终端里有细节。`, en: `The server failed (${status}); its terminal has the details.` };
+  }
+}
+
 async function compare(event) {
   event.preventDefault();
   forgive();
@@ -106,11 +120,11 @@ async function compare(event) {
     const response = await fetch("/api/compare", {
       method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(question),
     });
-    const done = await response.json();
-    if (response.ok) show(done);
-    else complain(done.zh, done.en);
+    const done = await read(response);
+    if (response.ok && done.before) show(done);
+    else complain(done.zh, done.en, response.status === 422);
   } catch {
-    complain("连不上服务。它还在运行吗？", "The server cannot be reached. Is it still running?");
+    complain(...UNREACHABLE);
   } finally {
     at("compare").disabled = false;
   }
@@ -131,7 +145,12 @@ async function begin() {
     at("prompt").value = EXAMPLES[examples++ % EXAMPLES.length];
     at("prompt").focus();
   });
-  const facts = await (await fetch("/api/facts")).json();
+  let facts;
+  try {
+    facts = await (await fetch("/api/facts")).json();
+  } catch {
+    return complain(...UNREACHABLE);
+  }
   document.documentElement.dataset.form = facts.form;
   for (const name of CONTROLS) Object.assign(at(name), { value: facts[name].value, max: facts[name].max });
   at("prompt").maxLength = facts.prompt.max;
