@@ -106,14 +106,14 @@ for name, part in (("attention", block.attn), ("feed-forward", block.mlp), ("bot
     print(f"{name:13} {count:>10,} = {count / config.n_embd**2:5.2f} d²")
 
 # %% [markdown] tags=["zh"]
-# 记住这两个数：注意力大约是 $4d^2$（四个 $d\times d$ 的矩阵），前馈层大约是 $8d^2$。块里三分之二的参数不在注意力里。
+# 记住这两个数：$d$ 在这里是隐状态的宽度（从第 4 节起记作 $H$），注意力大约是 $4d^2$（四个 $d\times d$ 的矩阵），前馈层大约是 $8d^2$。块里三分之二的参数不在注意力里。
 #
 # ## 2 注意力，用四个词元手算
 #
 # 四个词元：a、dull、film、shines。每个词元有四个特征：是不是名词、是不是形容词、是不是动词、褒贬（verdict）。
 
 # %% [markdown] tags=["en"]
-# Keep these two numbers in mind: attention has about $4d^2$ weights (four matrices of $d\times d$), the feed-forward network about $8d^2$. Two thirds of a block are not attention.
+# Keep these two numbers in mind: $d$ is the width of the hidden states here (called $H$ from section 4 on), attention has about $4d^2$ weights (four matrices of $d\times d$), the feed-forward network about $8d^2$. Two thirds of a block are not attention.
 #
 # ## 2 Attention on four tokens, by hand
 #
@@ -134,7 +134,7 @@ pd.DataFrame({"query": Q.tolist(), "key": K.tolist(), "value": V.tolist()}, inde
 #
 # 每个词元说三句话：**查询**（query）是“我在找什么”，**键**（key）是“我是什么”，**值**（value）是“找到我的话，就拿走这个”。（提示在代码里也叫 query，同名而已，不是一回事。）真实模型里 $W_q$、$W_k$、$W_v$ 是学出来的；这里由我们来定，好让每个数都有意思：名词 film 在找形容词，动词 shines 在找名词，a 和 dull 什么都不找。
 #
-# 查询和键的内积就是匹配的程度，除以 $\sqrt{d}$（为什么要除，2.4 再说）：
+# 查询和键的内积就是匹配的程度，除以 $\sqrt{d}$；从这里起 $d$ 是查询和键的宽度，也就是 2（为什么要除，2.4 再说）：
 #
 # $$S = \frac{QK^\top}{\sqrt{d}}$$
 
@@ -143,7 +143,7 @@ pd.DataFrame({"query": Q.tolist(), "key": K.tolist(), "value": V.tolist()}, inde
 #
 # Every token says three things. Its **query**: this is what I look for. Its **key**: this is what I am. Its **value**: this is what you get from me. (Prompts are called queries in code, too; the two have only the name in common.) In a real model $W_q$, $W_k$ and $W_v$ are learnt; here we choose them so that every number means something. The noun film looks for an adjective, the verb shines for a noun; a and dull look for nothing.
 #
-# The inner product of a query and a key says how well they match; it is divided by $\sqrt{d}$ (2.4 says why):
+# The inner product of a query and a key says how well they match; it is divided by $\sqrt{d}$; from here on $d$ is how wide queries and keys are, 2 in this case (2.4 says why):
 #
 # $$S = \frac{QK^\top}{\sqrt{d}}$$
 
@@ -609,10 +609,10 @@ assert padding.iloc[0, 0] < 1e-2 and (padding.iloc[1:, 0] > 0.1).all()
 padding.round(5)
 
 # %% [markdown] tags=["zh"]
-# 只有第一行是对的。其余各行都能跑、都会写出像样的句子，只是不是模型本来要写的句子。看两条填充最多的提示：
+# 只有第一行是对的。其余各行都能跑，都会一本正经地写下去，只是不是模型本来要写的话。看两条填充最多的提示：
 
 # %% [markdown] tags=["en"]
-# Only the first row is right. The others run too and write decent sentences, only not the sentences that the model meant. Two of the prompts with the most padding:
+# Only the first row is right. The others run too and write on without a word of complaint, only not what the model meant to write. Two of the prompts with the most padding:
 
 # %%
 for row in attention_mask.sum(1).argsort()[:2].tolist():
@@ -891,14 +891,14 @@ plt.show()
 #
 # ### 8.3 参数要对齐
 #
-# 三个矩阵比两个多。要比较得公平，就把隐藏宽度缩到三分之二：$3\cdot d\cdot\tfrac23\cdot 4d = 2\cdot d\cdot 4d$。Llama-7B 的 11,008 这个怪数就是这样来的，再向上取到 256 的倍数：
+# 三个矩阵比两个多。（这里照文献的习惯，用 $d$ 记模型的宽度，也就是前面的 $H$。）要比较得公平，就把隐藏宽度缩到三分之二：$3\cdot d\cdot\tfrac23\cdot 4d = 2\cdot d\cdot 4d$。Llama-7B 的 11,008 这个怪数就是这样来的，再向上取到 256 的倍数：
 
 # %% [markdown] tags=["en"]
 # See ReGLU: the half with $g<0$ is shut. SwiGLU and GEGLU are smooth versions of it that leave a crack open on the negative side. Bilinear has no gate to shut, it is a plain product. What an FFN cannot do is this **product**, of two quantities that both depend on $x$.
 #
 # ### 8.3 Matching the parameters
 #
-# Three matrices are more than two. To compare fairly, the hidden width shrinks to two thirds: $3\cdot d\cdot\tfrac23\cdot 4d = 2\cdot d\cdot 4d$. That is where the odd 11,008 of Llama-7B comes from, rounded up to a multiple of 256:
+# Three matrices are more than two. (As in the literature, $d$ is the width of the model here, the $H$ of earlier sections.) To compare fairly, the hidden width shrinks to two thirds: $3\cdot d\cdot\tfrac23\cdot 4d = 2\cdot d\cdot 4d$. That is where the odd 11,008 of Llama-7B comes from, rounded up to a multiple of 256:
 
 # %%
 for width, multiple in ((768, 1), (4096, 256)):
@@ -1079,7 +1079,7 @@ print(
 assert deep / shallow < 0.6 < deep_post / shallow_post
 
 # %% [markdown] tags=["zh"]
-# pre-LN 的流越往上越大（每个块加上差不多大小的一份，方差就线性增长），最后归一化时要除以它，所以越深，靠近输出的块收到的梯度越小，大致按 $1/\sqrt{\text{depth}}$。post-LN 的流永远是 1，靠近输出的梯度与深度无关，一直很大，于是训练一开始要用很小的学习率慢慢热身（warm-up），否则容易发散（[Xiong 等 2020](https://arxiv.org/abs/2002.04745)）。这就是今天大家用 pre-LN 的原因。
+# pre-LN 的流越往上越大（每个块加上差不多大小的一份，方差就线性增长），最后归一化时要除以它，所以越深，靠近输出的块收到的梯度越小，大致按 $1/\sqrt{\text{depth}}$。post-LN 的流永远是 1，靠近输出的梯度与深度无关，一直很大，于是训练一开始要用很小的学习率慢慢热身（warm-up），否则容易发散（[Xiong 等 2020](https://arxiv.org/abs/2002.04745)）。这就是今天大多数模型用 pre-LN 的原因。
 #
 # ## 10 旋转位置编码（RoPE）
 #
@@ -1090,7 +1090,7 @@ assert deep / shallow < 0.6 < deep_post / shallow_post
 # 两个箭头各转各的，夹角只取决于差 $n-m$。**相对位置**就这样进了分数，一个参数也不用学。
 
 # %% [markdown] tags=["en"]
-# The pre-LN stream grows on its way up (each block adds a share of about the same size, so the variance grows linearly). The last norm divides by its size, so the deeper the model, the smaller the gradient near the output, roughly like $1/\sqrt{\text{depth}}$. The post-LN stream is always 1 and the gradient near the output stays large whatever the depth, so training has to start with very small learning rates (warm-up) or may diverge ([Xiong et al. 2020](https://arxiv.org/abs/2002.04745)). This is why pre-LN is what everybody uses today.
+# The pre-LN stream grows on its way up (each block adds a share of about the same size, so the variance grows linearly). The last norm divides by its size, so the deeper the model, the smaller the gradient near the output, roughly like $1/\sqrt{\text{depth}}$. The post-LN stream is always 1 and the gradient near the output stays large whatever the depth, so training has to start with very small learning rates (warm-up) or may diverge ([Xiong et al. 2020](https://arxiv.org/abs/2002.04745)). This is why most models today use pre-LN.
 #
 # ## 10 Rotary positions (RoPE)
 #
@@ -1129,10 +1129,10 @@ assert abs(score(5, 2) - only_the_difference) < 1e-6  # the formula: m = 5, n = 
 assert abs(score(5, 2) - score(1005, 1002)) < 1e-6 < abs(score(5, 2) - score(5, 3))
 
 # %% [markdown] tags=["zh"]
-# 前三行的距离都是 3，分数相同；第四行距离是 2，分数就变了。画出来：左边是一对特征随位置转动的箭头；中间是同一个查询和键放在所有位置上的分数，每条斜线上颜色相同；右边是策略学出来的位置编码在第 0 层、第 0 个头里的分数（只看位置，不看词；每一行减去了均值，因为整行一起加减，softmax 看不出来），斜线上就不那么整齐了。
+# 前三行的距离都是 3，分数相同；第四行距离是 2，分数就变了。画出来：左边是一对特征随位置转动的箭头；中间是同一个查询和键放在所有位置上的分数，每条斜线上颜色相同；右边是策略学出来的位置编码在第 0 层、第 0 个头里的分数（只看位置，不看词；每一行减去了均值，因为整行一起加减，softmax 看不出来），斜线远没有那么整齐，甚至根本看不出来。
 
 # %% [markdown] tags=["en"]
-# The first three lines have a distance of 3 and the same score; the fourth, at a distance of 2, differs. As a picture: on the left, a pair of features turning with the position; in the middle, the scores of one query and one key at all positions, the same colour along each diagonal; on the right, the scores that the policy's learnt position encodings give in head 0 of layer 0 (positions alone, no words; the mean of each row is taken off, since the softmax does not see what a whole row has in common): the diagonals are less tidy.
+# The first three lines have a distance of 3 and the same score; the fourth, at a distance of 2, differs. As a picture: on the left, a pair of features turning with the position; in the middle, the scores of one query and one key at all positions, the same colour along each diagonal; on the right, the scores that the policy's learnt position encodings give in head 0 of layer 0 (positions alone, no words; the mean of each row is taken off, since the softmax does not see what a whole row has in common): the diagonals are far less tidy, if they show at all.
 
 # %%
 places = torch.arange(24.0)

@@ -314,7 +314,7 @@ with torch.no_grad():
 # %% [markdown] tags=["zh"]
 # ### 3.1 最后一个词元是哪一个？
 #
-# 上面找“不是填充”的位置时，比的是词元编号，不是 `attention_mask`；`transformers` 里也是这样写的。GPT-2 没有填充符，只好拿 EOS 来填充。于是训练器加在末尾的那个 EOS 也被当成了填充，真正读分数的位置是**它前面那个词元**：
+# 上面找“不是填充”的位置时，比的是词元编号，不是 `attention_mask`；`transformers` 里也是这样写的。GPT-2 没有填充词元，只好拿 EOS 来填充。于是训练器加在末尾的那个 EOS 也被当成了填充，真正读分数的位置是**它前面那个词元**：
 
 # %% [markdown] tags=["en"]
 # ### 3.1 Which token is the last?
@@ -330,7 +330,7 @@ if tokenizer.pad_token_id == tokenizer.eos_token_id:
     assert (last == by_mask - 1).all()
 
 # %% [markdown] tags=["zh"]
-# 这里无伤大雅：打分的文本带不带 EOS，分数都一样。可是换一个填充符和 EOS **不同**的模型（例如 OPT），读分数的位置就是 EOS 本身；那时打分忘了加 EOS，读到的就是训练时从没有读过的位置。所以 `PairwiseReward` 总是照训练时的样子加上它。
+# 这里无伤大雅：打分的文本带不带 EOS，分数都一样。可是换一个填充词元和 EOS **不同**的模型（例如 OPT），读分数的位置就是 EOS 本身；那时打分忘了加 EOS，读到的就是训练时从没有读过的位置。所以 `PairwiseReward` 总是照训练时的样子加上它。
 #
 # ### 3.2 为什么由最后一个词元代表全文？
 #
@@ -416,7 +416,7 @@ torch.testing.assert_close(counted, scores[:, 0], rtol=1e-4, atol=1e-5)
 # %% [markdown] tags=["zh"]
 # ## 4 损失：只有差才算数
 #
-# Bradley–Terry 模型说：人更喜欢 `chosen` 的概率，由两个分数的**差**决定。
+# Bradley–Terry 模型说：人更喜欢 `chosen` 的概率，由两个分数的**差**决定。记 `chosen` 的分数为 $r_c$，`rejected` 的分数为 $r_r$，$\sigma$ 是 sigmoid：
 #
 # $$P(c \succ r) = \sigma(r_c - r_r), \qquad L = -\log\sigma(r_c - r_r)$$
 #
@@ -427,7 +427,7 @@ torch.testing.assert_close(counted, scores[:, 0], rtol=1e-4, atol=1e-5)
 # %% [markdown] tags=["en"]
 # ## 4 The loss: only the difference counts
 #
-# The Bradley–Terry model says that the probability of preferring `chosen` depends on the **difference** of the two scores.
+# The Bradley–Terry model says that the probability of preferring `chosen` depends on the **difference** of the two scores. Call the score of `chosen` $r_c$ and that of `rejected` $r_r$; $\sigma$ is the sigmoid:
 #
 # $$P(c \succ r) = \sigma(r_c - r_r), \qquad L = -\log\sigma(r_c - r_r)$$
 #
@@ -1101,14 +1101,14 @@ for name, (good, poor) in both.items():
     )
 
 # %% [markdown] tags=["zh"]
-# 不报错，分数照出，只是差了。所以 `PairwiseReward` 会记住训练文本是不是对话（`texts_begin_with`），收到别的样子就报错，而不是默默给一个没有意义的分数。
+# 不报错，分数照出，只是差了。所以训练文本若带模板（例如对话），模板会记在模型的 `config.json` 里，`PairwiseReward` 收到没有这个模板的文本就报错，而不是默默给一个没有意义的分数。这里的训练文本没有模板可记，上面这一格它就拦不住：套模板的人要自己当心。
 #
 # ## 11 训练前后
 #
 # 这一课里策略没有变，变的是评委。所以这张表比的不是两种回复，而是**同一对回答**在训练前后得到的分数：留出的对，每行一对；“before training” 的两列是没训练过的模型。增益就是差（margin），配对的自助法区间。KL 在这里没有意义，因为策略没有动过。
 
 # %% [markdown] tags=["en"]
-# No error, scores come out as ever, only worse. So `PairwiseReward` remembers whether the training texts were dialogues (`texts_begin_with`), and raises an error for any other shape rather than give a score that means nothing.
+# No error, scores come out as ever, only worse. So if the training texts have a template, as dialogues do, it is noted in the model's `config.json`, and `PairwiseReward` raises an error for texts without it rather than give a score that means nothing. The training texts of this lesson have no template to note, and so nothing stopped the cell above: whoever puts texts into one has to take care.
 #
 # ## 11 Before and after
 #
@@ -1181,7 +1181,7 @@ pd.DataFrame(rows, ["mean before", "mean after", "spread after"]).T
 #
 # ### 练习 1（先预测，再运行）
 #
-# 一个刚装上新头、还没训练过的奖励模型：损失大约是多少（保留 2 位小数）？准确率大约是多少？不加居中项。先写下来，再点开参考答案，看这次运行在训练前量到的值。
+# 一个刚装上新头、还没训练过的奖励模型：损失大约是多少（保留 2 位小数）？准确率（0 到 1 之间）大约是多少？不加居中项。先写下来，再点开参考答案，看这次运行在训练前量到的值。
 
 # %% [markdown] tags=["en"]
 # ## 13 Exercises
@@ -1190,7 +1190,7 @@ pd.DataFrame(rows, ["mean before", "mean after", "spread after"]).T
 #
 # ### Exercise 1 (predict first, then run)
 #
-# A reward model with a new head, not trained at all: what is its loss, about (to 2 decimals)? And its accuracy? Without the centring term. Write both down, then open the solution to see what this run measured before training.
+# A reward model with a new head, not trained at all: what is its loss, about (to 2 decimals)? And its accuracy (between 0 and 1)? Without the centring term. Write both down, then open the solution to see what this run measured before training.
 
 # %% tags=["exercise"]
 loss_at_the_start, accuracy_at_the_start = ..., ...
