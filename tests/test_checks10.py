@@ -182,6 +182,7 @@ WRONG = [
     ("e10_1", lambda *case: (case[0] + case[1]).count("B") / (2 * len(case[0])), "Malformed answers"),
     ("e10_1", share(lambda pair: (pair[0], {"A": "B", "B": "A"}.get(pair[1], "tie"))), "places"),
     ("e10_1", lambda *case: sum(pair.count("B") for pair in complete(*case)), "a count"),
+    ("e10_1", lambda *case: 100 * share_b(*case), "not percent"),
     ("e10_1", lambda *case: 0.5, "should be"),
     ("e10_1", lambda *case: [0.5, 0.5], "one number"),
     ("e10_2", rate(one_order), "Only one order"),
@@ -289,6 +290,7 @@ def test_the_prediction_is_what_a_simulation_finds():
         ((0.48, 0.68, 0.3), "share of A"),
         ((0.48, 0.68, 0.5), "above 0.5"),
         ((0.1, 0.68, 0.7), "four cases"),
+        ((48, 0.68, 0.7), "not percent"),
         (([0.1, 0.2], 0.68, 0.7), "one number"),
     ],
 )

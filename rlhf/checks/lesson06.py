@@ -35,6 +35,8 @@ def e06_1(logprobs):
         late = table.gather(-1, shifted[:, None]).squeeze(-1)[query : query + response]
         same = table.gather(-1, ids[:, None]).squeeze(-1)
         raw = logits[start : start + response].gather(-1, ids[query : query + response, None]).squeeze(-1)
+        across = logits.log_softmax(0)[start : start + response]  # (R, V), over positions
+        across = across.gather(-1, ids[query : query + response, None]).squeeze(-1)
         slips = [
             (
                 best[start : start + response],
@@ -73,6 +75,13 @@ def e06_1(logprobs):
                 ),
             ),
             (raw, ("忘了 log_softmax。", "the log_softmax is missing.")),
+            (
+                across,
+                (
+                    "log_softmax 的维度不对：要在词表上取（最后一维），不是在位置上。",
+                    "log_softmax over the wrong dimension: it runs over the vocabulary, the last one.",
+                ),
+            ),
             (want.exp(), ("这是概率，还要取对数。", "these are probabilities; take the logarithm.")),
         ]
         _explain(got, want, slips, LOGPROBS)
@@ -216,6 +225,17 @@ def _slips(
         (gae(everywhere), ("每一格都加了分数。", "every slot got the score.")),
         (gae(flipped), ("KL 的符号反了。", "the sign of the KL is flipped.")),
         (reached, ("少了 λ。", "λ is missing.")),
+        (
+            losses.gae(right * mask, kept, 1.0, lam),
+            (
+                "少了 γ：下一格的价值和后面的 δ 都要乘 γ。",
+                "γ is missing: it goes with the next value and the later δ.",
+            ),
+        ),
+        (
+            gae(right + (beta - 1) * kl),
+            ("少了 β：KL 要乘上税率。", "β is missing: the KL is taxed at that rate."),
+        ),
         (
             forwards,
             ("方向反了：要从右往左加，功劳归于前面的词元。", "the wrong way round: add from right to left."),

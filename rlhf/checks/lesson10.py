@@ -12,6 +12,7 @@ Message = tuple[str, str]  # Chinese, English
 Answers = Sequence[str]
 Mistake = tuple[Callable[..., float], str, str]  # what it computes, and what to say about it
 Guess = tuple[float, str, str]  # the same for a predicted number
+PERCENT = ("写成 0 到 1 之间的数，不要写百分数。", "Give a number between 0 and 1, not percent.")
 
 VALID = ("A", "B", "tie")
 
@@ -448,6 +449,8 @@ def e10_5(one_order, both_orders, share_b, *, reads: float = 0.6, better: float 
     for zh, en, given, right, mistakes in answers:
         number = _number(given, (f"{zh}的答案", f"{en}: the answer"))
         if abs(number - right) > 0.005:
+            if abs(number / 100 - right) <= 0.005:
+                raise Wrong(*PERCENT)
             said = next((why for value, *why in mistakes if abs(number - value) <= 0.005), None)
             zh_why, en_why = said or (
                 f"{number:g} 不对。把四种情形（候选者好或差，评委读或不读）各算一遍。",
@@ -528,6 +531,8 @@ def _grade(function, cases, right: Callable[..., float], mistakes: Sequence[Mist
     for value, zh, en in mistakes:
         if _alike(results, [value(*case) for case in cases]):
             raise Wrong(zh, en)
+    if _alike([result / 100 for result in results], wanted):
+        raise Wrong(*PERCENT)
     for case, got, want in zip(cases, results, wanted, strict=True):
         if not _alike([got], [want]):
             kinds = {kind: (case[0] + case[1]).count(kind) for kind in dict.fromkeys([*case[0], *case[1]])}
