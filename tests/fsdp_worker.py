@@ -7,7 +7,6 @@ it is: ``prepare``, ``backward``, clipping, the optimiser, and :func:`rlhf.sft.s
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,7 +53,3 @@ def main(folder: Path) -> None:
     record = SimpleNamespace(global_step=3, log_history=[])
     made = {"accelerator": accelerator, "model": model, "model_wrapped": model, "state": record}
     sft.save(SimpleNamespace(**made, processing_class=tiny_tokenizer([TEXT])), folder / "saved")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import fsdp_worker
+import pair
 import torch
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
-from rlhf import profiles
-
-WORKER = Path(fsdp_worker.__file__)
-
 
 def launch(folder: Path) -> None:
     """Train in two processes."""
-    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [sys.executable, *several, str(WORKER), str(folder)]
-    settings = {"PYTHONPATH": str(profiles.CHECKOUT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launched = subprocess.Popen(command, env=os.environ | settings, stderr=subprocess.PIPE, text=True)
-    try:
-        _, said = launched.communicate(timeout=540)
-    finally:
-        launched.terminate()
-    assert launched.returncode == 0, said[-4000:]
+    pair.run("fsdp_worker", folder)
 
 
 def test_two_processes_that_share_a_model_save_the_model_of_one(tmp_path):
