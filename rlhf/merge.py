@@ -13,12 +13,13 @@ explains adapters, lesson 11 merges one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import shutil
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rlhf import errors, profiles, text_form
-from rlhf.errors import CannotWrite, MissingAssets
+from rlhf.errors import CannotWrite, CourseError, MissingAssets
 from rlhf.files import whole_folder
 from rlhf.lora import BadAdapter
 
@@ -107,7 +108,7 @@ def merge(
     place, target = find_adapter(adapter), _target(output)
     config = read_config(place)
     _refuse_to_overwrite(target, again, place)
-    source = find_base(base or config["base_model_name_or_path"], place)
+    source = find_base(base or config.get("base_model_name_or_path"), place)
     tokenizer = _load_tokenizer(place, source)
     model, stored = _load_base(source, place, config, tokenizer)
     stored = stored if dtype == "auto" else getattr(torch, dtype)
@@ -276,7 +277,8 @@ def _load_tokenizer(*folders: Path) -> PreTrainedTokenizerBase:
 
     for folder in folders:
         if any(folder.glob("tokenizer*")) or (folder / "vocab.json").is_file():
-            return AutoTokenizer.from_pretrained(folder)
+            with _readable(folder, "分词器", "tokenizer"):
+                return AutoTokenizer.from_pretrained(folder)
     raise MissingAssets(
         f"{folders[0].name} 和 {folders[-1].name} 里都没有分词器。",
         f"Neither {folders[0].name} nor {folders[-1].name} has a tokenizer.",
@@ -302,7 +304,8 @@ def _load_base(
             "models) are merged here",
         )
     scorer = task == "SEQ_CLS"
-    own = AutoConfig.from_pretrained(source)
+    with _readable(source, "config.json", "config.json"):
+        own = AutoConfig.from_pretrained(source)
     stored = own.dtype if isinstance(own.dtype, torch.dtype) else torch.float32
     head = next((shape for key, shape in keys.items() if _is_head(key)), None)
     if scorer:
@@ -317,7 +320,10 @@ def _load_base(
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # a score head that is new is looked at here
     try:
-        model, info = auto.from_pretrained(source, config=own, dtype=torch.float32, output_loading_info=True)
+        with _readable(source, "权重", "weights"):
+            model, info = auto.from_pretrained(
+                source, config=own, dtype=torch.float32, output_loading_info=True
+            )
     finally:
         logging.set_verbosity(level)
     fresh = [key for key in info["missing_keys"] if key.split(".")[0] in HEADS]
@@ -328,7 +334,35 @@ def _load_base(
             f"{adapter.name} has no score head and neither has the base: merged, {fresh[0]} would be random. "
             "Put it into modules_to_save when training, or name a base that has one with --base",
         )
+    _resize(model, keys)
     return model.eval(), stored
+
+
+def _resize(model: PreTrainedModel, keys: Mapping[str, tuple[int, ...]]) -> None:
+    """As many rows in the embedding as the adapter's own has: it learnt with tokens that were added."""
+    table = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is table)
+    rows = keys.get(f"base_model.model.{name}.weight", (0,))[0]
+    if rows and rows != table.weight.shape[0]:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+
+
+@contextlib.contextmanager
+def _readable(folder: Path, zh: str, en: str) -> Iterator[None]:
+    """What the libraries raise for damaged or unknown files, as a BadAdapter that names the folder."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except CourseError:
+        raise
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise BadAdapter(
+            f"{folder.name} 的{zh}读不懂：{reason}。重新取来或训练它，或用 --base 换一个底座。",
+            f"The {en} of {folder.name} cannot be read: {reason}. Fetch or train it again, or name another "
+            "base with --base.",
+        ) from error
 
 
 def _record(adapter: Path) -> dict[str, Any]:
@@ -348,8 +382,8 @@ def _put_on(model: PreTrainedModel, adapter: Path) -> Any:
             warnings.simplefilter("ignore")  # about missing tensors: they are compared below
             wrapped = PeftModel.from_pretrained(model, adapter).eval()
             expected = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(wrapped).items()}
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
         raise BadAdapter(
             f"{adapter.name} 与底座不符：{reason}", f"{adapter.name} does not fit the base: {reason}"
         ) from error

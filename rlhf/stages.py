@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf import launched, profiles, quantize
-from rlhf.errors import BadRecipe
+from rlhf.errors import BadData, BadRecipe, CourseError
 from rlhf.files import whole_folder
 from rlhf.recipes import Field, known_fields
 
@@ -430,13 +430,29 @@ class History:
 
 def load_reward(folder: Path, device: str, dtype: torch.dtype | None = None) -> Reward:
     """The reward model in ``folder``: one label means it learnt from pairs, several a classifier. ``dtype``
-    is for the first kind, which may be large; float32 unless given."""
+    is for the first kind, which may be large; float32 unless given.
+
+    Raises:
+        BadData: no reward model, or files that are missing or damaged.
+    """
+    from safetensors import SafetensorError
     from transformers import AutoConfig
 
     from rlhf.rewards import PairwiseReward, SentimentReward
 
-    one = AutoConfig.from_pretrained(folder).num_labels == 1
-    return PairwiseReward(folder, device, dtype=dtype) if one else SentimentReward(folder, device)
+    try:
+        one = AutoConfig.from_pretrained(folder).num_labels == 1
+        return PairwiseReward(folder, device, dtype=dtype) if one else SentimentReward(folder, device)
+    except CourseError:
+        raise
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        name = Path(folder).name
+        raise BadData(
+            f"奖励模型 {name} 读不进来：{reason}。重新训练或下载它，或换一个 reward_model。",
+            f"The reward model {name} cannot be loaded: {reason}. Train or download it again, or name "
+            "another reward_model.",
+        ) from error
 
 
 def check_template(reward: Reward, queries: Sequence[str]) -> None:

@@ -222,3 +222,48 @@ def test_a_base_that_is_an_adapter_or_has_no_tokenizer(home):
     shutil.rmtree(base)
     with pytest.raises(MissingAssets, match="tiny"):
         merge.merge("first", "out")
+
+
+def test_tokens_that_were_added_come_along(home):
+    """The adapter then has an embedding and a head of its own, with more rows than the base's."""
+    base = save_base(home / "model" / "tiny")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(64)
+    settings = {
+        "use_rslora": True,
+        "rank_pattern": {"q_proj": 3},
+        "modules_to_save": ["embed_tokens", "lm_head"],
+    }
+    config = LoraConfig(
+        r=2, lora_alpha=8, task_type="CAUSAL_LM", target_modules=["q_proj", "down_proj"], **settings
+    )
+    model = get_peft_model(model, config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.normal_(0, 0.3)
+        wanted = model(input_ids=IDS + 4).logits
+    model.save_pretrained(home / "adapter")
+    merge.merge(home / "adapter", "out", str(base))
+    merged = AutoModelForCausalLM.from_pretrained(home / "output" / "out").eval()
+    assert merged.config.vocab_size == 64
+    torch.testing.assert_close(merged(input_ids=IDS + 4).logits.detach(), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_damaged_files_of_the_base_are_named_and_nothing_is_written(home, capsys):
+    base = save_base(home / "model" / "tiny")
+    save_adapter(home / "adapter", base)
+    words = [home / "adapter", "--base", base, "--output", "out"]
+    kept = {
+        name: (base / name).read_bytes() for name in ("config.json", "model.safetensors", "tokenizer.json")
+    }
+    for name in kept:
+        for content in (b"{", b'{"model_type": "no such thing"}'):
+            (base / name).write_bytes(content)
+            assert "cannot be read" in run(*words, code=2, capsys=capsys)
+        (base / name).write_bytes(kept[name])
+    settings = json.loads((home / "adapter" / merge.CONFIG).read_text())
+    del settings["base_model_name_or_path"]
+    (home / "adapter" / merge.CONFIG).write_text(json.dumps(settings))
+    assert "--base" in run(home / "adapter", "--output", "out", code=2, capsys=capsys)
+    assert not (home / "output").exists()

@@ -309,3 +309,22 @@ def test_help_explains_every_row(capsys):
     for name, texts in plan.ROWS.items():
         assert name in shown and all(text in shown for text in texts)
     assert all(option in shown for option in ("--gpu", "--processes", "--zero", "--recipe", *plan.gpus()))
+
+
+def test_models_that_are_no_row_of_equal_blocks_are_refused():
+    """A mixture of experts with a dense block in it, an encoder, an encoder with a decoder."""
+    import transformers
+
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 4}
+    some = {"mlp_only_layers": [2], "num_experts": 4, "moe_intermediate_size": 16, "intermediate_size": 48}
+    odd = [
+        transformers.Qwen2MoeConfig(
+            **sizes, **some, shared_expert_intermediate_size=24, num_key_value_heads=2
+        ),
+        transformers.T5Config(vocab_size=64, d_model=32, num_layers=2, num_heads=4, d_ff=48, d_kv=8),
+        transformers.ViTConfig(**{name: value for name, value in sizes.items() if name != "vocab_size"}),
+    ]
+    for config in odd:
+        with pytest.raises(BadPlan, match=r"equal blocks.*--model") as caught:
+            plan.needs(config, plan.Ask("sft", 2, 8))
+        assert "--model" in caught.value.zh and config.model_type in caught.value.zh

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from datasets import Dataset
@@ -217,3 +218,18 @@ def test_another_tokenizer_is_refused_and_an_older_model_scores_as_ever(base, tm
     older = PairwiseReward(folder)
     assert older.form is None and older.max_length == 12
     assert older(["no template at all"]).isfinite().all()  # with systems, nothing was noted of the template
+
+
+def test_a_folder_that_is_no_reward_model_is_named(base, tmp_path):
+    with pytest.raises(BadData, match="no label POSITIVE"):
+        stages.load_reward(base, "cpu")  # a language model
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        folder = tmp_path / name.partition(".")[0]
+        shutil.copytree(base, folder)
+        (folder / "config.json").write_text(
+            json.dumps(json.loads((base / "config.json").read_text()) | {"id2label": {"0": "x"}})
+        )
+        (folder / name).write_bytes(b"{")
+        with pytest.raises(BadData, match=f"{folder.name} cannot be loaded.*again") as caught:
+            stages.load_reward(folder, "cpu")
+        assert "重新训练" in caught.value.zh

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from rlhf import memory, museum
+from rlhf.errors import CourseError
 from rlhf.memory import BadPlan
 
 from .asking import Ask
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 TABLES = 4 * (16 + 256 + 1)  # of a matrix in NF4: the values of both codes, and an offset
+# what libraries raise for a model that is no causal one, has other names for its sizes, or computes in a way
+# that depends on the numbers, as a router of experts may
+UNCOUNTABLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class Peak(TorchDispatchMode):
@@ -94,18 +98,46 @@ def count(config: PreTrainedConfig, ask: Ask) -> tuple[Count, float, float]:
     """Everything about a model of this configuration; the bytes of one of its blocks, and of what is around.
 
     Raises:
-        BadPlan: the model has fewer than two blocks, or more tokens are asked for than it has positions.
+        BadPlan: more tokens are asked for than the model has positions, its blocks are not alike, or it
+            is of a kind that cannot be counted.
     """
-    layers, positions = config.num_hidden_layers, getattr(config, "max_position_embeddings", None)
+    layers, positions = getattr(config, "num_hidden_layers", 0), getattr(config, "max_position_embeddings", 0)
     if positions and ask.tokens > positions:
         raise BadPlan(
             f"一条序列有 {ask.tokens} 个词元，模型只有 {positions} 个位置。",
             f"A sequence has {ask.tokens} tokens, but the model has only {positions} positions.",
         )
     # how many passes a step has changes nothing in one of them
-    one, two = (_measured(type(config), config.to_json_string(), replace(ask, passes=1), n) for n in (1, 2))
+    kind, text, ask = type(config), config.to_json_string(), replace(ask, passes=1)
+    try:
+        one, two = (_measured(kind, text, ask, blocks) for blocks in (1, 2))
+        whole = _parameters(kind, text, Ask(ask.stage, 1, 1, lora_rank=ask.lora_rank), layers)
+    except CourseError:
+        raise
+    except UNCOUNTABLE as error:
+        why = f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.150}" if str(error) else "?"
+        raise BadPlan(
+            f"数不了 {config.model_type} 这种模型的 {ask.stage} 阶段（{why}）。能数的是由相同的块堆成的"
+            "因果语言模型（GPT-2、OPT、Llama、Qwen2 等）；用 --model 换一个。",
+            f"A {config.model_type} cannot be counted for the stage {ask.stage} ({why}). What can be are "
+            "causal language models of equal blocks (GPT-2, OPT, Llama, Qwen2 …); name one with --model.",
+        ) from error
     block = two - one
-    return one + block * (layers - 1), block.weights, one.weights - block.weights
+    total = one + block * (layers - 1)
+    if whole != total.parameters:
+        raise BadPlan(
+            f"这个 {config.model_type} 的 {layers} 个块并不相同（共 {whole:,} 个参数），没法按一块乘以块数"
+            "来算。用 --model 换一个各块相同的模型。",
+            f"The {layers} blocks of this {config.model_type} are not alike ({whole:,} parameters in all): "
+            "it cannot be planned as so many times one block. Name a model of equal blocks with --model.",
+        )
+    return total, block.weights, one.weights - block.weights
+
+
+@functools.lru_cache(maxsize=64)
+def _parameters(kind: type, text: str, ask: Ask, layers: int) -> int:
+    """Of the whole model, adapter included: counted, not extrapolated."""
+    return museum.anatomy.count(build(kind.from_dict(json.loads(text)), ask, layers))
 
 
 @functools.lru_cache(maxsize=64)
