@@ -99,14 +99,6 @@ def test_builds_what_the_hub_would_hold(built):
     assert tokenizer.eos_token == "<|endoftext|>" and tokenizer.pad_token is None
 
 
-def test_same_seed_same_bytes_other_seed_other_weights(home, reviews, built_once):
-    building.build("imdb", reviews)
-    first = hashes(built_once)
-    assert hashes(home) == first
-    building.build("imdb", reviews, seed=1)
-    assert hashes(home)["model/imdb/policy/model.safetensors"] != first["model/imdb/policy/model.safetensors"]
-
-
 def test_up_to_date_stages_are_skipped_and_changed_ones_are_not(built, home, reviews, capsys, monkeypatch):
     before = os.stat(home / "model/imdb/policy/model.safetensors").st_mtime_ns
     capsys.readouterr()
@@ -160,13 +152,18 @@ def test_killed_build_leaves_nothing_half_written_and_the_next_one_finishes(home
     assert not list((home / "model/imdb").glob(".*.partial"))
 
 
-def test_side_by_side_gives_the_same_bytes(home, reviews, built_once, capfd):
+def test_side_by_side_gives_the_same_bytes_and_another_seed_other_weights(home, reviews, built_once, capfd):
     building.build("imdb", reviews, side_by_side=True)
-    assert hashes(home) == hashes(built_once)
+    first = hashes(built_once)
+    assert hashes(home) == first
     said = capfd.readouterr().out
     assert "policy · step 12/12" in said and "sentiment · step 60/60" in said
     building.build("imdb", reviews, side_by_side=True)
     assert capfd.readouterr().out.count("up to date") == 2
+    building.build("imdb", reviews, seed=1)
+    for name in ("policy", "sentiment"):
+        weights = f"model/imdb/{name}/model.safetensors"
+        assert hashes(home)[weights] != first[weights]
 
 
 def test_what_goes_wrong_side_by_side_is_said(home, reviews, monkeypatch):
