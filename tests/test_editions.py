@@ -1,5 +1,6 @@
 """Copies for a class: what students must not see, what teachers plan with, and that the copies run."""
 
+import base64
 import copy
 import json
 
@@ -15,12 +16,12 @@ LESSON = """\
 # %% [markdown] tags=["zh"]
 # # 43 一课
 #
-# 见[术语表](../GLOSSARY.md)和[前一课](43_class.ipynb#top)。![图](../figs/a.svg)
+# 见[术语表](../GLOSSARY.md)和[前一课](43_class.ipynb#top)。![一条曲线](../figs/a.svg)
 
 # %% [markdown] tags=["en"]
 # # 43 A lesson
 #
-# See the [glossary](../GLOSSARY.md) and [the one before](43_class.ipynb#top). ![figure](../figs/a.svg)
+# See the [glossary](../GLOSSARY.md) and [one before](43_class.ipynb#top). ![a rising curve](../figs/a.svg)
 
 # %% tags=["setup"]
 value = 20
@@ -84,9 +85,9 @@ def test_students_get_no_solution_no_output_and_files_beside_the_notebook(course
         nbformat.validate(made)
 
 
-def test_teachers_get_open_solutions_outputs_and_a_plan(course, monkeypatch):
+def test_teachers_get_open_solutions_outputs_and_a_plan(course, monkeypatch, capsys):
     lesson = read(course.notebook(NAME))
-    assert export(course, "--edition", "teacher") == 0
+    assert export(course, "--edition", "teacher") == 0, capsys.readouterr()
     made = copies(course, "teacher")[1]
     solution = next(cell for cell in made.cells if "solution" in tags(cell))
     assert "jupyter" not in solution.metadata and solution.outputs[0].text == "passed: 42\n"
@@ -173,6 +174,80 @@ def as_output(kind, wrap=str):
 def test_a_planted_solution_is_found_wherever_it_is(course, where):
     assert planted(course, where)
     assert planted(course, lambda made, text: None) == []
+
+
+def test_a_solution_in_base64_is_found(course):
+    coded = base64.b64encode(b"answer_1 = value * 2 + 2").decode()
+    assert planted(course, lambda made, _: made.cells[0].update(attachments={"a": {"text/plain": coded}}))
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (
+            lambda made: made.cells[4].update(source="answer = 42\nprint(answer)"),
+            "no open cell of the lesson",
+        ),
+        (lambda made: made.cells[4].update(source=f"{made.cells[4].source}  # 42"), "no open cell"),
+        (lambda made: made.cells[4].outputs.append(nbformat.v4.new_output("stream", text="42")), "output"),
+        (lambda made: made.cells[4].update(execution_count=3), "number of a run"),
+        (lambda made: made.cells[0].update(attachments={"a.png": {"image/png": "x"}}), "attachments: a.png"),
+        (lambda made: made.cells[4].metadata.update(hint=42), "metadata beside its tags: hint"),
+        (lambda made: made.cells.pop(4), "a cell of the lesson is missing"),
+        (lambda made: made.cells.append(nbformat.v4.new_raw_cell("42")), "no open cell of the lesson"),
+        (lambda made: made.cells.append(made.cells.pop(3)), "in another order"),
+    ],
+)
+def test_whatever_else_a_students_copy_holds_is_found(course, tmp_path, where, said):
+    editions.export(course, NAME, "student", "zh", tmp_path / "out")
+    assert editions.problems(course, NAME, "student", "zh", tmp_path / "out") == []
+    made = read(tmp_path / "out" / f"{NAME}.ipynb")
+    assert "exercise" in tags(made.cells[4])
+    where(made)
+    write(made, tmp_path / "out" / f"{NAME}.ipynb")
+    found = editions.problems(course, NAME, "student", "zh", tmp_path / "out")
+    assert any(said in what for what in found), found
+
+
+def test_files_beside_the_copies_are_read(course, tmp_path):
+    editions.export(course, NAME, "student", "zh", tmp_path / "out")
+    assert editions.folder_problems(course, "student", tmp_path / "out") == []
+    (tmp_path / "out" / "old.ipynb").write_text("{}")
+    (tmp_path / "out" / "notes.txt").write_text("so: answer_1 = value * 2 + 2")
+    found = editions.folder_problems(course, "student", tmp_path / "out")
+    assert [what.partition(":")[0] for what in found] == ["notes.txt", "old.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (lambda made: made.cells[-1].metadata.pop("seconds"), "1 cells without a time"),
+        (lambda made: made.cells.pop(1), "the plan of the time is missing"),
+        (lambda made: made.cells.pop(5), "0 cells tagged solution"),
+        (lambda made: made.cells[5].metadata.update(jupyter={"source_hidden": True}), "is folded"),
+        (lambda made: made.cells[5].update(outputs=[]), "outputs are not those"),
+    ],
+)
+def test_what_a_teachers_copy_lacks_is_found(course, tmp_path, where, said):
+    lesson = read(course.notebook(NAME))
+    for cell in lesson.cells:
+        cell.metadata[timing.SECONDS] = {"wall": 60.0, "cpu": 24.0}
+    write(lesson, course.notebook(NAME))
+    editions.export(course, NAME, "teacher", "zh", tmp_path / "out")
+    assert editions.problems(course, NAME, "teacher", "zh", tmp_path / "out") == []
+    made = read(tmp_path / "out" / f"{NAME}.ipynb")
+    assert "solution" in tags(made.cells[5])
+    where(made)
+    write(made, tmp_path / "out" / f"{NAME}.ipynb")
+    found = editions.problems(course, NAME, "teacher", "zh", tmp_path / "out")
+    assert any(said in what for what in found), found
+
+
+def test_addresses_by_reference_go_along(course):
+    lesson = read(course.notebook(NAME))
+    lesson.cells[0].source += "\n\n见[图][a]。\n\n[a]: ../figs/a.svg"
+    made, files = editions.moved(lesson, course.root)
+    assert "[a]: figs/a.svg" in made.cells[0].source and "figs/a.svg" in files
 
 
 def test_tags_and_hidden_cells_are_found_and_shown_lines_are_no_secret(course):

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from rlhf import errors
-from tools import checking, lessons, results, running, twins
+from tools import checking, exercises, lessons, results, running, twins
 from tools.notebooks import Course, build, one_language, pair, read, tags
 
 REPO = Path(__file__).resolve().parent.parent
@@ -24,14 +24,14 @@ LESSON = """\
 #
 # 学 2 件事：$a^2$、[链接](small.zh.md)。
 #
-# ![图](a.svg)
+# ![一条曲线](a.svg)
 
 # %% [markdown] tags=["en"]
 # # 42 A small lesson
 #
 # Learn 2 things: $a^2$ and a [link](small.md).
 #
-# ![figure](a.svg)
+# ![A rising curve](a.svg)
 
 # %% tags=["setup"]
 import os
@@ -217,7 +217,7 @@ def test_a_lesson_without_faults_has_none(course):
         ("things: $a^2$", "things: $a^3$", "formulas differ"),
         ("(small.md)", "(other.md)", "links differ"),
         ("(small.md)", "(other.md)", "other.md does not exist"),
-        ("![figure](a.svg)", "![figure](b.svg)", "images differ"),
+        ("![A rising curve](a.svg)", "![A rising curve](b.svg)", "images differ"),
         ("## 1 The idea", "### 1 The idea", "headings differ"),
         ("## 1 The idea", "## 2 The idea", "headings differ"),
         ("The idea", "The idea 想", "holds Chinese"),
@@ -233,6 +233,18 @@ def test_a_lesson_without_faults_has_none(course):
         (".must_pass()", ".passed", "must_pass"),
         ('jupyter={"source_hidden": true}', "", "not hidden"),
         (EXERCISE.format(k=3), "", "2 exercises"),
+        ("[link](small.md)", "[link][x]\n#\n# [x]: gone.md", "(no gone.md.)"),
+        ("[link](small.md)", "[link](#nowhere)", "no heading or id #nowhere"),
+        ("[link](small.md)", "[link](Small.md)", "it is spelled small.md"),
+        ("![A rising curve](a.svg)", "![](a.svg)", "has no alt text"),
+        ("![A rising curve](a.svg)", '<img src="a.svg">', "has no alt text"),
+        ("![A rising curve](a.svg)", "![a.svg](a.svg)", "the name of a file"),
+        ("学 2 件事：", "Learn 2 things: ", "not translated"),
+        ("学 2 件事：", "学 is what we do, 2 件事：", "not translated"),
+        ("学 2 件事：", "学 2 件事：" + "说" * 40, "one says more"),
+        ("# Learn 2 things: $a^2$ and a", "# Learn 2 things: $a^2$ and\n#\n# a", "blocks differ"),
+        ("answer = ...", "answer = 42", "answered already"),
+        ("# %%\nfor _", "# %% [raw]\n# words\n\n# %%\nfor _", "a raw cell"),
         ("for step in range(3):\n", "for step in range(3):\n" + "        pass\n" * 40, "more than 40"),
     ],
 )
@@ -241,6 +253,75 @@ def test_faults_are_found(course, old, new, said):
     course.source(NAME).write_text(FULL.replace(old, new, 1), encoding="utf-8")
     found = checking.problems(course, NAME, source_only=True)
     assert any(said in problem for problem in found) if said else not found, found
+
+
+def executed(course):
+    """The notebook of a lesson with a verdict for each exercise, as if it had been run."""
+    notebook = build(course.source(NAME))
+    for number, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), 1):
+        sign = "○" if "exercise" in tags(cell) else "✓"
+        cell.execution_count = number
+        cell.outputs = [nbformat.v4.new_output("execute_result", {"text/plain": f"{sign} e42"})]
+        cell.metadata["seconds"] = {"wall": 1.0, "cpu": 1.0}
+    notebook.metadata["timed"] = {"date": "2026-11-21", "hardware": "2 × CPU", "threads": 1}
+    return notebook
+
+
+def shows(kind, data):
+    output = nbformat.v4.new_output("display_data", {kind: data})
+    return lambda made: made.cells[5].outputs.append(output)
+
+
+EXERCISE_CELL, SOLUTION_CELL = 7, 8
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda made: made.cells[EXERCISE_CELL].update(outputs=made.cells[2].outputs),
+            "verdict on an answer",
+        ),
+        (lambda made: made.cells[SOLUTION_CELL].update(outputs=made.cells[7].outputs), "did not pass"),
+        (lambda made: made.cells[5].metadata.pop("seconds"), "1 cells have no time"),
+        (lambda made: made.cells[5].metadata.update(hint="42"), "hint do not come from the source"),
+        (lambda made: made.cells[0].update(attachments={"a": {"image/png": "x"}}), "attachments do not come"),
+        (shows("image/png", "x"), "no alt text for the plot"),
+        (shows("text/html", '<img src="a.png">'), "has no alt text"),
+        (shows("text/html", "<svg></svg>"), "without <title>"),
+        (shows("text/html", "<script src='https://cdn.example.org/a.js'></script>"), "from another site"),
+    ],
+)
+def test_faults_of_the_notebook_are_found(course, change, said):
+    made = executed(course)
+    nbformat.write(made, course.notebook(NAME))
+    before = checking.problems(course, NAME)
+    assert not any(said in problem for problem in before), before
+    change(made)
+    nbformat.write(made, course.notebook(NAME))
+    assert any(said in problem for problem in checking.problems(course, NAME))
+
+
+def test_a_solution_or_a_grader_in_another_cell_is_found(course):
+    graders = course.root / "lesson42.py"
+    graders.write_text(
+        "expected = [value * 2 + 1 for value in queries]\nshare = sum(expected) / len(queries)\n"
+    )
+    solution = nbformat.v4.new_code_cell(
+        "gain = after - before\ngain.mean()", metadata={"tags": ["solution"]}
+    )
+    told = [
+        nbformat.v4.new_markdown_cell(
+            "<details>\n\n```\ngain = after  - before\ngain.mean()\n```\n</details>"
+        ),
+        nbformat.v4.new_code_cell("# gain = after - before\n# gain.mean()"),
+        nbformat.v4.new_code_cell("inspect.getsource(checks.e42_1)"),
+        nbformat.v4.new_markdown_cell(f"```\n{graders.read_text()}\n```"),
+        nbformat.v4.new_code_cell("gain = before - after\ngain.mean()"),  # a bug hunt
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[solution, *told])
+    found = [what.partition(":")[0] for what in exercises.given_away(notebook, graders)]
+    assert found == ["cell 1", "cell 2", "cell 3", "cell 4"]
 
 
 def test_stray_notebooks_and_missing_ones(course):
@@ -282,6 +363,14 @@ def test_twins_that_agree(zh, en):
         ("- 甲\n- 乙", "- one and two", "list items"),
         ("| 甲 |\n|--|\n| 乙 |", "| a |\n|--|", "table rows"),
         ("好（非常）", "good（very）", "holds Chinese"),
+        ("- 有 3 个\n- 有 4 个", "- 4 of them\n- 3 of them", "numbers differ"),
+        ("第一段。\n\n第二段。", "One paragraph.", "blocks differ"),
+        ("一段，\n\n[见][x]", "A paragraph,\n\n[see][x]", "is no link"),
+        ("看[这里](a.md)", "look [这里](a.md)", "Chinese"),
+        ("一段话，说得很清楚。", "**…**", "the English is missing"),
+        ("甲：the reward of a response", "A: the reward of a response", "not translated"),
+        ("| 甲 | the first thing |\n|--|--|", "| a | the first thing |\n|--|--|", "not translated"),
+        ("第一段讲得很短。", "The first paragraph " + "says very much " * 8, "one says more"),
     ],
 )
 def test_twins_that_differ(zh, en, said):

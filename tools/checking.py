@@ -5,23 +5,23 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Iterator
-from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
-from tools import twins
-from tools.notebooks import Course, build, read, tags
+from tools import alts, documents, exercises, figures, markdown, timing, twins
+from tools.notebooks import LANGUAGES, Course, build, read, tags, texts
+from tools.site_page import OUTSIDE, Page
 
 MAX_BYTES = 600_000
 MAX_LINES, MEDIAN_LINES = 40, 8
-EXERCISES = range(3, 6)
 FIGURES = 2
 ABSOLUTE = re.compile(
     r"(?<![\w./:~$<-])/(?:home|Users|root|tmp|private|var|opt|usr|mnt|media|srv|data|work|workspace|content)/[\w.-]+"
     r"|\b[A-Za-z]:\\\\?Users\b"
 )
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
+KNOWN_METADATA = {"tags", "jupyter", timing.SECONDS}
 KNOWN_TAGS = {"zh", "en", "setup", "exercise", "solution", "table"}
 
 
@@ -32,8 +32,8 @@ def problems(course: Course, name: str, *, source_only: bool = False) -> list[st
         source_only: look at ``lessons/NAME.py`` alone, not at the notebook and its outputs.
     """
     notebook = build(course.source(name))
-    found = [*untwinned(notebook), *_links(notebook, course.notebooks), *_title(notebook, name)]
-    found += [*_code(notebook), *_order(notebook), *_exercises(notebook, name)]
+    found = [*untwinned(notebook), *_links(notebook, course, name), *_title(notebook, name)]
+    found += [*_code(notebook), *_order(notebook), *exercises.problems(notebook, name)]
     if source_only:
         return found
     path = course.notebook(name)
@@ -46,6 +46,9 @@ def problems(course: Course, name: str, *, source_only: bool = False) -> list[st
         *outputs(executed),
         *_executed(executed),
         *_figures(executed),
+        *alts.problems(executed, course.root, name),
+        *exercises.answered(executed),
+        *exercises.given_away(executed, course.root / "rlhf" / "checks" / f"lesson{name[:2]}.py"),
     ]
 
 
@@ -56,11 +59,14 @@ def outputs(notebook: NotebookNode) -> list[str]:
         for output in cell.outputs:
             if output.output_type == "error":
                 found.append(f"cell {index}: ended with {output.ename}: {output.evalue}")
-            for text in _texts(output):
+            for text in texts(output):
                 for pattern, what in ((ABSOLUTE, "a path of this machine"), (ADDRESS, "a memory address")):
                     match = pattern.search(text)
                     if match:
                         found.append(f"cell {index}: the output shows {what}: {match[0]}")
+            for address in Page("".join(output.get("data", {}).get("text/html", ""))).loads:
+                if OUTSIDE.match(address):
+                    found.append(f"cell {index}: the output loads {address} from another site")
     size = len(nbformat.writes(notebook).encode())
     if size > MAX_BYTES:
         found.append(f"the notebook has {size:,} bytes, more than {MAX_BYTES:,}")
@@ -71,7 +77,17 @@ def strays(course: Course) -> list[str]:
     """Notebooks that no lesson stands behind."""
     names = set(course.names())
     paths = sorted(course.notebooks.glob("*.ipynb"))
-    return [f"notebooks/{path.name}: no lesson of that name" for path in paths if path.stem not in names]
+    found = [f"notebooks/{path.name}: no lesson of that name" for path in paths if path.stem not in names]
+    numbers = {name[:2] for name in names}
+    for path in sorted((course.root / "figs").glob("[0-9][0-9]_*")):
+        if path.name[:2] not in numbers:
+            found.append(f"figs/{path.name}: no lesson {path.name[:2]}")
+    return found
+
+
+def around(course: Course) -> list[str]:
+    """What is wrong beside the lessons: documents, drawings, files without a lesson."""
+    return [*strays(course), *documents.problems(course.root), *figures.problems(course.root)]
 
 
 def _of(notebook: NotebookNode, kind: str) -> Iterator[tuple[int, NotebookNode]]:
@@ -98,13 +114,14 @@ def untwinned(notebook: NotebookNode) -> Iterator[str]:
         waiting = index if language == {"zh"} else None
 
 
-def _links(notebook: NotebookNode, folder: Path) -> Iterator[str]:
-    """Relative addresses must lead somewhere, as seen from ``notebooks/``."""
-    for index, cell in _of(notebook, "markdown"):
-        text = twins.Text(cell.source)
-        for address in (link.partition("#")[0] for link in text.images + text.links):
-            if address and not re.match(r"[a-z]+:", address) and not (folder / address).exists():
-                yield f"cell {index}: {address} does not exist"
+def _links(notebook: NotebookNode, course: Course, name: str) -> Iterator[str]:
+    """Addresses must lead somewhere, as seen from ``notebooks/``, and pictures have a text."""
+    cells = [(index, cell, markdown.parse(cell.source)) for index, cell in _of(notebook, "markdown")]
+    for index, cell, parsed in cells:
+        language = next((each for each in LANGUAGES if each in tags(cell)), None)
+        own = frozenset().union(*(other.anchors for _, one, other in cells if language in (None, *tags(one))))
+        for what in documents.faults(parsed, course.notebook(name), course.root, language, own):
+            yield f"cell {index} ({_start(cell)!r}), {what}"
 
 
 def _title(notebook: NotebookNode, name: str) -> Iterator[str]:
@@ -136,6 +153,8 @@ def _code(notebook: NotebookNode) -> Iterator[str]:
         unknown = set(tags(cell)) - KNOWN_TAGS
         if unknown:
             yield f"cell {index}: unknown tags {sorted(unknown)}"
+        if cell.cell_type == "raw":
+            yield f"cell {index} ({_start(cell)!r}): a raw cell has no language and no twin"
 
 
 def _order(notebook: NotebookNode) -> Iterator[str]:
@@ -156,28 +175,6 @@ def _order(notebook: NotebookNode) -> Iterator[str]:
             yield f"cell {index}: the table cell makes or saves the report (before_after, .save)"
 
 
-def _exercises(notebook: NotebookNode, name: str) -> Iterator[str]:
-    code = list(_of(notebook, "code"))
-    exercises = [place for place, (_, cell) in enumerate(code) if "exercise" in tags(cell)]
-    if len(exercises) not in EXERCISES:
-        yield f"{len(exercises)} exercises; there are 3 to 5"
-    for number, place in enumerate(exercises, 1):
-        index, cell = code[place]
-        call = f"checks.e{name[:2]}_{number}("
-        follower = code[place + 1][1] if place + 1 < len(code) else None
-        if call not in cell.source:
-            yield f"cell {index}: exercise {number} does not call {call}…)"
-        if follower is None or "solution" not in tags(follower):
-            yield f"cell {index}: exercise {number} is not followed by a solution cell"
-            continue
-        if call not in follower.source or ".must_pass()" not in follower.source:
-            yield f"cell {index}: the solution of exercise {number} does not call {call}…).must_pass()"
-        if not follower.metadata.get("jupyter", {}).get("source_hidden"):
-            yield f"cell {index}: the solution of exercise {number} is not hidden (jupyter source_hidden)"
-    if sum("solution" in tags(cell) for _, cell in code) != len(exercises):
-        yield "every solution belongs to one exercise"
-
-
 def _paired(notebook: NotebookNode, executed: NotebookNode) -> Iterator[str]:
     def essence(cells: list[NotebookNode]) -> list[tuple]:
         return [
@@ -187,6 +184,10 @@ def _paired(notebook: NotebookNode, executed: NotebookNode) -> Iterator[str]:
 
     if essence(notebook.cells) != essence(executed.cells):
         yield "the notebook is not the one of the source: run `python -m tools.lessons pair`, then execute"
+    for index, cell in enumerate(executed.cells):
+        more = sorted({*cell.metadata} - KNOWN_METADATA) + sorted({"attachments"} & {*cell})
+        if more:
+            yield f"cell {index}: {', '.join(more)} do not come from the source: pair and execute it anew"
     if "generated" not in executed.metadata:
         yield "the notebook does not say that it is generated: run `python -m tools.lessons pair`"
 
@@ -195,6 +196,9 @@ def _executed(notebook: NotebookNode) -> Iterator[str]:
     counts = [cell.execution_count for _, cell in _of(notebook, "code")]
     if counts != list(range(1, len(counts) + 1)):
         yield "not executed in one go: run `python -m tools.lessons execute --inplace`"
+    untimed = sum(timing.seconds(cell) is None for _, cell in _of(notebook, "code"))
+    if untimed and timing.TIMED in notebook.metadata:
+        yield f"{untimed} cells have no time for teachers: `python -m tools.lessons execute --times`"
 
 
 def _figures(notebook: NotebookNode) -> Iterator[str]:
@@ -204,16 +208,10 @@ def _figures(notebook: NotebookNode) -> Iterator[str]:
     for _, cell in _of(notebook, "code"):
         for output in cell.outputs:
             data = output.get("data", {})
-            count += any(kind.startswith("image/") for kind in data) or "rlhf-heat" in data.get(
-                "text/html", ""
-            )
+            drawn = any(kind.startswith("image/") for kind in data)
+            count += drawn or "rlhf-heat" in data.get("text/html", "")
     if count < FIGURES:
         yield f"{count} figures; a lesson shows at least {FIGURES}"
-
-
-def _texts(output: NotebookNode) -> Iterator[str]:
-    yield from (output.get(key, "") for key in ("text", "evalue"))
-    yield from (v for k, v in output.get("data", {}).items() if k.startswith("text/") and isinstance(v, str))
 
 
 def _start(cell: NotebookNode) -> str:

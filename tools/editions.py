@@ -36,7 +36,7 @@ from tools.notebooks import LANGUAGES, Course, build, one_language, read, tags, 
 EDITIONS = ("student", "teacher")
 OWN = "edition"  # the tag of a cell that an edition adds
 UP = re.compile(
-    r"(\]\(\s*<?|\b(?:src|href)=[\"'])\.\./(?!\.\.)([^)\s\"'#>]+)"
+    r"(\]\(\s*<?|^ {0,3}\[[^\]]+\]:\s*<?|\b(?:src|href)=[\"'])\.\./(?!\.\.)([^)\s\"'#>]+)", re.M
 )  # an address below the checkout
 CLOSED = ("lessons", "notebooks", "rlhf/checks")  # a student's copy takes nothing from where solutions are
 TIMEOUT = 3600  # seconds for one cell of --run
@@ -180,8 +180,22 @@ def front_page(names: Sequence[str], edition: str, language: str, out: Path) -> 
 def problems(course: Course, name: str, edition: str, language: str, out: Path) -> list[str]:
     """What is wrong with a written copy: leaked solutions (students), foreign cells, missing files."""
     made, lesson = read(out / f"{name}.ipynb"), _lesson(course, name)
-    found = leaks.solutions(lesson, made) if edition == "student" else []
-    return [*found, *leaks.untranslated(lesson, made, language), *leaks.missing_files(made, out)]
+    if edition == "student":
+        opened, _ = moved(student(lesson, language), course.root)
+        allowed = [(cell.cell_type, cell.source) for cell in opened.cells if OWN not in tags(cell)]
+        found = [*leaks.solutions(lesson, made), *leaks.more_than_the_lesson(allowed, made, OWN)]
+    else:
+        found = leaks.unplanned(lesson, made)
+    return [*found, *leaks.untranslated(lesson, made, language), *leaks.missing_files(made, out, language)]
+
+
+def folder_problems(course: Course, edition: str, out: Path) -> list[str]:
+    """What is wrong with a written folder as a whole: foreign notebooks, files that show a solution."""
+    if edition != "student":
+        return []
+    names = course.names()
+    own = {f"{name}.ipynb" for name in names}
+    return leaks.files(out, [_lesson(course, name) for name in names], own)
 
 
 def run_copy(path: Path) -> str:
@@ -216,6 +230,7 @@ def main(words: Sequence[str] | None = None) -> int:
             everything = [each for each in course.names() if (out / f"{each}.ipynb").is_file()]
             front_page(everything, edition, language, out)
             found = {name: problems(course, name, edition, language, out) for name in names}
+            found["the folder"] = folder_problems(course, edition, out)
             wrong += _tell(f"output/{edition}/{language}", found)
     if options.run:
         wrong += _run(options.edition or EDITIONS, options.lang or LANGUAGES, names, base)
@@ -224,7 +239,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _tell(place: str, found: dict[str, list[str]]) -> int:
     count = sum(map(len, found.values()))
-    print(f"{'✗' if count else '✓'} {place}: {len(found)} lessons, {count} problems", flush=True)
+    print(f"{'✗' if count else '✓'} {place}: {len(found) - 1} lessons, {count} problems", flush=True)
     for name, each in found.items():
         print("".join(f"    {name}: {problem}\n" for problem in each), end="")
     return count

@@ -24,15 +24,17 @@ from tools.notebooks import LANGUAGES, Course, build, one_language, pair, read
 
 
 def check(course: Course, names: list[str], source_only: bool = False) -> int:
-    """Print every problem of the lessons; returns how many there are."""
+    """Print every problem of the lessons, and if all
+    are asked for, of the documents and drawings beside them; returns how many there are."""
     count = 0
     for name in names:
         found = checking.problems(course, name, source_only=source_only)
         print(f"{'✗' if found else '✓'} {name}")
         print("".join(f"    {problem}\n" for problem in found), end="")
         count += len(found)
-    for stray in checking.strays(course):
-        print(f"✗ {stray}")
+    whole = names == course.names()
+    for problem in checking.around(course) if whole else checking.strays(course):
+        print(f"✗ {problem}")
         count += 1
     return count
 

@@ -10,6 +10,7 @@ import copy
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +122,16 @@ def one_language(notebook: NotebookNode, language: str) -> NotebookNode:
 
 def tags(cell: NotebookNode) -> list[str]:
     return list(cell.metadata.get("tags", []))
+
+
+def texts(output: NotebookNode) -> Iterator[str]:
+    """Everything in one output that can be read."""
+    yield from ("".join(output.get(key, "")) for key in ("text", "evalue"))
+    yield from (
+        "".join(value)
+        for kind, value in output.get("data", {}).items()
+        if kind.startswith("text/") and isinstance(value, str | list)
+    )
 
 
 def read(path: Path) -> NotebookNode:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from rlhf import errors, profiles
 from rlhf.files import whole_text
-from tools import site_check
+from tools import addresses, site_check
 from tools.notebooks import LANGUAGES, Course
 from tools.site_pages import Pages
 
@@ -115,10 +115,7 @@ def _sphinx(source: Path, out: Path, language: str) -> subprocess.Popen:
 def _downloads(course: Course, folder: Path) -> None:
     """The whole course as one archive, and the decks that ``make slides`` left."""
     folder.mkdir(parents=True)
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=course.root, capture_output=True, text=True, check=False
-    )
-    names = [name for name in listed.stdout.split("\0") if name and (course.root / name).is_file()]
+    names = [name for name in addresses.tracked(course.root) if (course.root / name).is_file()]
     if names:  # a checkout; from an archive there is no telling what belongs to the course
         with zipfile.ZipFile(folder / "rlhf-course.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for name in names:
@@ -131,8 +128,9 @@ def _downloads(course: Course, folder: Path) -> None:
 
 def check(course: Course, out: Path, warnings: int = 0) -> int:
     """Print every fault of the built site and the counts; returns how many faults there are."""
-    found = site_check.faults(out)
-    found["untranslated cells"] += site_check.cells_without_twin(course)
+    found = site_check.faults(out, course)
+    for kind, where in site_check.sources(course).items():
+        found[kind] += where
     counts = {"warnings": warnings, **{kind: len(where) for kind, where in found.items()}}
     for kind, where in found.items():
         print(*(f"✗ {kind}: {what}" for what in where), sep="\n", end="\n" if where else "")

@@ -2,8 +2,8 @@
 
 In: the folder that ``python -m tools.site`` wrote, ``zh/`` and ``en/`` beside each other. Out: faults by
 kind, one line each: broken links and anchors, missing images, missing alt texts, pages and cells without
-their twin, requests that would leave the machine, Markdown or LaTeX that was not rendered. Links to other
-sites are collected and their syntax is checked; nobody visits them.
+their twin, pages that neither search nor downloads know, requests that would leave the machine, Markdown or
+LaTeX that was not rendered. Links to other sites are collected, their syntax is checked; nobody visits them.
 """
 
 from __future__ import annotations
@@ -11,116 +11,44 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from tools import checking
+from tools import addresses, alts, checking, documents, figures, site_parts
 from tools.notebooks import LANGUAGES, Course, build
-from tools.twins import CJK
+from tools.site_page import OUTSIDE, SAME, TWINS, Page, addresses_in, fetched
+from tools.twins import CJK as CJK
 
 KINDS = (
     "broken links",
     "missing images",
     "missing alt texts",
     "untranslated cells",
+    "missing parts",
     "external requests",
     "malformed addresses",
     "unrendered text",
 )
-LOADS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "embed": "src", "object": "data"}
-RELS = {"stylesheet", "icon", "preload", "modulepreload", "prefetch", "preconnect", "manifest"}
-CODE = {"pre", "code", "script", "style", "textarea", "math", "kbd"}
-VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
-TWINS = ("img", "math", "table", "h1", "h2", "h3", "pre", "li")  # what both languages have equally many of
-RAW = re.compile(r"\*\*[^*\s]|\$\$|\\(?:frac|mathrm|text|log|pi)\b|\{(?:ref|doc|term)\}`")
-URL = re.compile(r"url\(\s*['\"]?([^'\")]+)|@import\s+['\"]([^'\"]+)")
-OUTSIDE = re.compile(r"(?:[a-z]+:)?//|(?:https?|ftp|wss?):", re.I)
+PICTURE = re.compile(r"\.(svg|png|jpe?g|gif|webp)$", re.I)
+ENGLISH = ("results.html", "files/", "search.html", "genindex.html")  # measurements and files stay as written
 
 
-@dataclass
-class Page(HTMLParser):
-    """One page taken apart; everything below ``<article>`` counts as its content."""
+def faults(folder: Path, course: Course | None = None) -> dict[str, list[str]]:
+    """Every fault of the site in ``folder``, by kind; each kind of :data:`KINDS` is there.
 
-    path: Path
-    ids: set[str] = field(default_factory=set)
-    links: list[str] = field(default_factory=list)
-    loads: list[str] = field(default_factory=list)
-    images: list[tuple[str, str | None]] = field(default_factory=list)
-    content: Counter = field(default_factory=Counter)
-    foreign: list[str] = field(default_factory=list)  # Chinese outside code in an English page
-    raw: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[tuple[str, bool]] = []  # open elements, and whether their text is prose of this page
-        self.language = ""
-        self.feed(self.path.read_text(encoding="utf-8"))
-
-    __hash__ = object.__hash__
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        found = {key: value or "" for key, value in attributes}
-        self.language = found.get("lang", "") if tag == "html" else self.language
-        self.ids |= {found[key] for key in ("id", "name") if found.get(key)}
-        if tag == "a" and "href" in found:
-            self.links.append(found["href"])
-        if tag in LOADS and found.get(LOADS[tag]):
-            self.loads.append(found[LOADS[tag]])
-        if tag == "link" and RELS & set(found.get("rel", "").split()):
-            self.loads.append(found.get("href", ""))
-        if "style" in found:
-            self.loads += _addresses(found["style"])
-        if tag == "img":
-            hidden = found.get("role") == "presentation" or found.get("aria-hidden") == "true"
-            self.images.append((found.get("src", ""), "-" if hidden else dict(attributes).get("alt")))
-        if tag in TWINS and self.inside("article"):
-            self.content[tag] += 1
-        prose = self.prose and tag not in CODE and not _another(found.get("lang"), self.language)
-        prose = prose and "output" not in found.get("class", "").split()
-        if tag not in VOID:
-            self.open.append((tag, prose if self.open else True))
-
-    def handle_endtag(self, tag: str) -> None:
-        for place in range(len(self.open) - 1, -1, -1):
-            if self.open[place][0] == tag:
-                del self.open[place:]
-                return
-
-    def handle_data(self, data: str) -> None:
-        tag = self.open[-1][0] if self.open else ""
-        if tag == "style":
-            self.loads += _addresses(data)
-        if self.inside("math") and "\\" in data:
-            self.raw.append(data.strip()[:60])
-        if not self.inside("article") or not self.prose:
-            return
-        if RAW.search(data):
-            self.raw.append(data.strip()[:60])
-        if self.language == "en" and CJK.search(data):
-            self.foreign.append(data.strip()[:40])
-
-    def inside(self, tag: str) -> bool:
-        return any(name == tag for name, _ in self.open)
-
-    @property
-    def prose(self) -> bool:
-        return self.open[-1][1] if self.open else True
-
-
-def faults(folder: Path) -> dict[str, list[str]]:
-    """Every fault of the site in ``folder``, by kind; each kind of :data:`KINDS` is there."""
+    Args:
+        course: what the site was made of, to see whether all of it is there.
+    """
     read = pages(folder)
     found: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for name, page in read.items():
         for kind, what in _page_faults(folder, name, page, read):
             found[kind].append(f"{name}: {what}")
-    for path in sorted(folder.rglob("*.css")):
-        for address in _addresses(path.read_text(encoding="utf-8")):
-            if OUTSIDE.match(address):
-                found["external requests"].append(f"{path.relative_to(folder)}: {address}")
+    found["external requests"] += _requests(folder)
     found["untranslated cells"] += _twin_faults(read)
+    if course is not None:
+        found["missing parts"] += site_parts.missing(folder, course, read)
     return found
 
 
@@ -129,7 +57,11 @@ def pages(folder: Path) -> dict[str, Page]:
     paths = sorted(
         path for path in folder.rglob("*.html") if "downloads" not in path.relative_to(folder).parts
     )
-    return {path.relative_to(folder).as_posix(): Page(path) for path in paths if "_static" not in path.parts}
+    return {
+        path.relative_to(folder).as_posix(): Page(path.read_text(encoding="utf-8"))
+        for path in paths
+        if "_static" not in path.parts
+    }
 
 
 def external_links(folder: Path) -> set[str]:
@@ -146,31 +78,57 @@ def cells_without_twin(course: Course) -> list[str]:
     ]
 
 
-def _page_faults(folder: Path, name: str, page: Page, read: dict[str, Page]):
+def sources(course: Course) -> dict[str, list[str]]:
+    """What is wrong with the texts and drawings that the site is made of, by kind."""
+    found: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    found["untranslated cells"] += cells_without_twin(course)
+    for what in [*documents.problems(course.root), *figures.problems(course.root)]:
+        alt = "alt text" in what
+        lead = re.search(r"does not exist|leads out|no heading|link|ignored by git|address", what)
+        kind = "missing alt texts" if alt else "broken links" if lead else "untranslated cells"
+        found[kind].append(what)
+    return found
+
+
+def _page_faults(folder: Path, name: str, page: Page, read: dict[str, Page]) -> Iterator[tuple[str, str]]:
     for link in page.links:
-        if OUTSIDE.match(link):
-            if not _well_formed(link):
+        if OUTSIDE.match(link) or re.match(r"[a-z][a-z0-9+.-]*:", link, re.I):
+            if not addresses.well_formed(link):
                 yield "malformed addresses", link
-        elif not re.match(r"[a-z]+:", link) and (what := _broken(folder, name, link, read)):
+        elif what := _broken(folder, name, link, read):
             yield "broken links", what
+    for link in page.hollow:
+        yield "broken links", f"a link without an address ({link!r})"
     for address in page.loads:
         if OUTSIDE.match(address):
             yield "external requests", address
-        elif not address.startswith("data:") and not _file(folder, name, address).is_file():
-            yield (
-                "missing images" if re.search(r"\.(svg|png|jpe?g|gif|webp)$", address) else "broken links",
-                address,
-            )
+        elif not address.startswith(("data:", "#")) and not _is_file(folder, _file(folder, name, address)):
+            yield "missing images" if PICTURE.search(address.partition("?")[0]) else "broken links", address
     for address, alt in page.images:
-        if not (alt or "").strip():
-            yield "missing alt texts", address[:80]
-        elif alt != "-" and _in_the_other_language(alt, page.language):
-            yield "missing alt texts", f"in the other language: {alt[:40]}"
+        if what := alts.fault(alt, address, page.language[:2] or None):
+            yield "missing alt texts", what
     for text in page.raw:
         yield "unrendered text", text
-    if "/files/" not in name:  # the course's files are shown as they are
-        for text in page.foreign:
-            yield "untranslated cells", f"Chinese in an English page: {text}"
+    language, _, own = name.partition("/")
+    for text in page.foreign:
+        # the course's files are shown as they are, in whichever language
+        if not own.startswith(ENGLISH if language == "zh" else "files/"):
+            yield "untranslated cells", text
+
+
+def _requests(folder: Path) -> list[str]:
+    """What style sheets, scripts and drawings of the site would fetch from elsewhere."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        own = path.relative_to(folder)
+        if "downloads" in own.parts or path.suffix not in (".css", ".js", ".svg"):
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        loads = addresses_in(text) if path.suffix != ".js" else fetched(text)
+        if path.suffix == ".svg":
+            loads += Page(text).loads
+        found += [f"{own}: {address}" for address in loads if OUTSIDE.match(address)]
+    return found
 
 
 def _twin_faults(read: dict[str, Page]) -> list[str]:
@@ -182,11 +140,24 @@ def _twin_faults(read: dict[str, Page]) -> list[str]:
         twin = read.get(f"{'en' if language == 'zh' else 'zh'}/{rest}")
         if twin is None:
             found.append(f"{name}: no twin")
-        elif language == "zh" and "lessons/" in rest and page.content != twin.content:
-            different = {tag: (page.content[tag], twin.content[tag]) for tag in TWINS}
-            shown = ", ".join(f"{a} and {b} <{tag}>" for tag, (a, b) in different.items() if a != b)
-            found.append(f"{rest}: the twins differ: zh, en have {shown}")
+        elif language == "zh" and not rest.startswith(ENGLISH):
+            lesson = rest.startswith("lessons/")
+            found += [f"{rest}: the twins differ: {what}" for what in _different(page, twin, lesson)]
     return found
+
+
+def _different(zh: Page, en: Page, lesson: bool) -> Iterator[str]:
+    """What two pages do not have alike; the code and formulas of a lesson are the same in both languages."""
+    if zh.content != en.content:
+        different = {tag: (zh.content[tag], en.content[tag]) for tag in TWINS}
+        shown = ", ".join(f"{a} and {b} <{tag}>" for tag, (a, b) in different.items() if a != b)
+        yield f"zh, en have {shown}"
+        return
+    for tag in SAME if lesson else ():
+        a, b = (Counter("".join(text.split()) for text in page.same[tag]) for page in (zh, en))
+        if a != b:
+            only = sorted((a - b) or (b - a))[0][:40]
+            yield f"{sum(((a - b) | (b - a)).values())} <{tag}> in one language only, such as {only!r}"
 
 
 def _broken(folder: Path, name: str, link: str, read: dict[str, Page]) -> str:
@@ -195,7 +166,7 @@ def _broken(folder: Path, name: str, link: str, read: dict[str, Page]) -> str:
     path = _file(folder, name, address) if address else folder / name
     if path.is_dir():
         path = path / "index.html"
-    if not path.is_file():
+    if not _is_file(folder, path):
         return link
     target = read.get(path.relative_to(folder).as_posix())
     anchor = unquote(anchor)
@@ -208,24 +179,10 @@ def _file(folder: Path, name: str, address: str) -> Path:
     return folder / posixpath.normpath(posixpath.join(posixpath.dirname(name), path))
 
 
-def _well_formed(address: str) -> bool:
+def _is_file(folder: Path, path: Path) -> bool:
+    """Whether ``path`` is a file of the site, spelled like this (some systems ignore case)."""
     try:
-        parts = urlsplit(address)
+        own = path.relative_to(folder)
     except ValueError:
         return False
-    host = parts.hostname or ""
-    whole = re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)*", host, re.I) is not None
-    return whole and parts.scheme in ("http", "https") and not re.search(r"[\s<>\"{}|^`，。；）]", address)
-
-
-def _addresses(css: str) -> list[str]:
-    found = [a or b for a, b in URL.findall(css)]
-    return [address for address in found if not address.startswith(("data:", "#"))]
-
-
-def _in_the_other_language(alt: str, language: str) -> bool:
-    return bool(CJK.search(alt)) != language.startswith("zh")
-
-
-def _another(own: str | None, page: str) -> bool:
-    return bool(own) and own[:2] != page[:2]
+    return ".." not in own.parts and path.is_file() and not addresses.missing(folder, own.as_posix())

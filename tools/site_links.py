@@ -93,10 +93,15 @@ class Links:
         if path in PAGES:
             return path, PAGES[path]
         if re.fullmatch(r"benchmarks/RESULTS[^/]*\.md", path):
-            return path, "/results.md"
+            return path, f"#{label(path)}"  # a place on the page of results
         if path.startswith("notebooks/"):
             return path, f"/lessons/{Path(path).name}"
         return path, f"/files/{path}.md"
+
+
+def label(path: str) -> str:
+    """The name by which the site's pages lead to a file that is part of another page."""
+    return re.sub(r"[^a-z0-9]+", "-", f"file-{Path(path).stem}".lower())
 
 
 def without_broken_lines(text: str) -> str:

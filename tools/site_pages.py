@@ -18,7 +18,7 @@ from rlhf.errors import BadData
 from rlhf.files import whole_text
 from tools import alts
 from tools.notebooks import Course, one_language, read, tags
-from tools.site_links import Links, numbered, outside_code
+from tools.site_links import Links, label, numbered, outside_code
 
 SECTION = re.compile(r"^## ", re.M)
 COMMENT = re.compile(r"<!--.*?-->\n?", re.S)
@@ -129,7 +129,7 @@ class Pages:
         for file in sorted((self.course.root / "benchmarks").glob("RESULTS*.md"), key=lambda path: path.stem):
             own = self.links.rewrite(COMMENT.sub("", file.read_text(encoding="utf-8")), "benchmarks")
             own = outside_code(own, lambda part: re.sub(r"^(#+) ", r"\1## ", part, flags=re.M))
-            text += f"\n\n{own}"
+            text += f"\n\n({label(file.name)})=\n{own}"
         whole_text(self.folder / "results.md", numbered(text, "results")[0])
 
     def _downloads(self) -> None:
