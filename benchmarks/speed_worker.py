@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 from rlhf.ppo import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer
 from rlhf.rewards import SentimentReward
+from rlhf.rows import moved
 
 
 def build(spec: dict) -> tuple[PPOTrainer, SentimentReward]:
@@ -44,7 +45,8 @@ def turn(trainer: PPOTrainer, scorer: SentimentReward, spec: dict) -> dict:
     )
     seconds["generate"] = time.perf_counter() - start
     start = time.perf_counter()
-    texts = tokenizer.batch_decode([torch.cat((q, r.cpu())) for q, r in zip(queries, responses, strict=True)])
+    written = moved(responses, "cpu")
+    texts = tokenizer.batch_decode([torch.cat(pair) for pair in zip(queries, written, strict=True)])
     scores = scorer(texts)
     seconds["score"] = time.perf_counter() - start
     start = time.perf_counter()

@@ -43,12 +43,10 @@ def drivable(backbone: nn.Module) -> PreTrainedModel | None:
 class Notes:
     """What the model says of every token it writes: ``logprobs`` and ``values``, ``(B, R)`` each."""
 
-    def __init__(self, value_head: nn.Module, limit: torch.Tensor):
-        """``value_head`` maps hidden states ``(..., H)`` to values ``(...,)``; ``limit`` as in
-        :func:`write`."""
+    def __init__(self, value_head: nn.Module, shape: tuple[int, int], device: torch.device):
+        """``value_head`` maps hidden states ``(..., H)`` to values ``(...,)``; ``shape`` is ``(B, R)``."""
         self.value_head = value_head
-        shape = len(limit), int(limit.max())
-        self.logprobs, self.values = (torch.zeros(shape, device=limit.device) for _ in range(2))
+        self.logprobs, self.values = (torch.zeros(shape, device=device) for _ in range(2))
 
     def take(
         self, rows: torch.Tensor, t: int, logits: torch.Tensor, token: torch.Tensor, hidden: torch.Tensor
@@ -66,21 +64,21 @@ def write(
     backbone: PreTrainedModel,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
-    limit: torch.Tensor,
+    limits: Sequence[int],
     eos: Sequence[int] = (),
     temperature: float = 1.0,
     notes: Notes | None = None,
 ) -> torch.Tensor:
-    """Sample from the full softmax, row by row up to an EOS or ``limit`` ``(B,)`` tokens.
+    """Sample from the full softmax, row by row up to an EOS or as many tokens as ``limits`` says for it.
 
     ``input_ids`` and ``attention_mask`` ``(B, Q)`` are padded on the left. Returns ``(B, R)`` with R the
     longest response; what follows a row's own end has no meaning. ``notes`` are taken on the way.
     """
-    total, longest = len(input_ids), int(limit.max())
+    total, longest, device = len(input_ids), max(limits), input_ids.device
     new = input_ids.new_zeros(total, longest)
-    ends = torch.tensor(list(eos), dtype=torch.long, device=input_ids.device)
-    rows = torch.arange(total, device=input_ids.device)  # those in the batch
-    ended = torch.zeros_like(limit, dtype=torch.bool)
+    ends, limit = (torch.tensor(list(x), dtype=torch.long, device=device) for x in (eos, limits))
+    rows = torch.arange(total, device=device)  # those in the batch
+    ended = torch.zeros_like(rows, dtype=torch.bool)
     positions = (attention_mask.cumsum(1) - 1).clamp(min=0)  # (B, Q)
     cache = DynamicCache(config=backbone.config)
     for t in range(longest):
@@ -94,19 +92,20 @@ def write(
             output_hidden_states=notes is not None,
         )
         logits = output.logits[:, -1]  # (b, V)
-        spots = torch.rand(total, 1, dtype=torch.float64, device=logits.device)[rows]
+        spots = torch.rand(total, 1, dtype=torch.float64, device=device)[rows]
         token = draw(logits.float() / temperature, spots)  # (b,)
         new[rows, t] = token
         if notes is not None:
             notes.take(rows, t, logits, token, output.hidden_states[-1][:, -1])
         ended |= (t + 1 >= limit[rows]) | torch.isin(token, ends)
-        left = len(rows) - int(ended.sum())
+        over = ended.tolist()  # the one look per token from the host
+        left = over.count(False)
         if left == 0:
             return new[:, : t + 1]
         input_ids, positions = token.unsqueeze(1), positions[:, -1:] + 1
         attention_mask = torch.cat([attention_mask, torch.ones_like(input_ids)], dim=1)
         if len(rows) - left >= max(LEAVE_ROWS, LEAVE_SHARE * len(rows)):
-            stay = (~ended).nonzero().squeeze(1)
+            stay = torch.tensor([i for i, done in enumerate(over) if not done], device=device)
             cache.batch_select_indices(stay)
             rows, ended, input_ids, positions, attention_mask = (
                 x[stay] for x in (rows, ended, input_ids, positions, attention_mask)

@@ -141,8 +141,10 @@ def run(
 
 def one_step(trainer: PPOTrainer, reward: Reward, lengths: LengthSampler, batch: dict) -> dict[str, float]:
     """Generate, score, step, log: one turn of the loop with one batch of prompts."""
+    from rlhf.rows import moved
+
     queries = batch["input_ids"]
     responses = trainer.generate(queries, return_prompt=False, length_sampler=lengths)
-    batch["response"] = trainer.tokenizer.batch_decode(responses, skip_special_tokens=True)
+    batch["response"] = trainer.tokenizer.batch_decode(moved(responses, "cpu"), skip_special_tokens=True)
     scores = list(reward([q + r for q, r in zip(batch["query"], batch["response"], strict=True)]))
     return trainer.log_stats(trainer.step(queries, responses, scores), batch, scores)

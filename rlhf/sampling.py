@@ -8,12 +8,15 @@ it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -22,8 +25,9 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from . import decoding
+from . import decoding, static
 from .errors import BadRollout
+from .rows import moved
 from .undisturbed import evaluating
 
 FULL_SOFTMAX = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
@@ -82,6 +86,7 @@ def generate(
     eos_token_id: int | Sequence[int] | None = None,
     batch_size: int = 128,
     value_head: nn.Module | None = None,
+    compiled: bool = False,
     **sampling,
 ) -> Rollout:
     """Continue every query, ``batch_size`` of them at a time.
@@ -94,8 +99,10 @@ def generate(
 
     ``pad_token_id`` and ``eos_token_id`` default to the model's; ``eos_token_id=-1`` means: never stop
     early. With ``value_head`` (hidden states to values) the rollout also has the log-probabilities and values
-    that were computed on the way; not where only transformers' ``generate`` can drive the model. Raises
-    :class:`BadRollout` for empty or malformed queries and for texts longer than the model.
+    that were computed on the way; not where only transformers' ``generate`` can drive the model. Nor does
+    ``compiled`` change anything there; elsewhere it writes the same tokens with a compiled step
+    (:mod:`rlhf.static`), which pays on a GPU. Raises :class:`BadRollout` for empty or malformed queries and
+    for texts longer than the model, :class:`~rlhf.static.CannotCompile` where ``compiled`` does not work.
     """
     backbone = getattr(model, "pretrained_model", model)
     if sampling.get("num_return_sequences", 1) != 1:
@@ -111,12 +118,15 @@ def generate(
         settings = {k: v for k, v in settings.items() if k not in ("temperature", "top_k", "top_p")}
 
     device = backbone.get_input_embeddings().weight.device
-    queries = [q.to(device, torch.long) for q in queries]
+    queries = moved(queries, device)
+    _check_vocabulary(queries, backbone.get_input_embeddings().num_embeddings)
     rollout = Rollout(queries=queries)
     with evaluating(model), _no_own_settings(backbone), _no_padding_alarm(), torch.no_grad():
         for i in range(0, len(queries), batch_size):
             rows = slice(i, i + batch_size)
-            _generate_batch(backbone, queries[rows], limits[rows], settings, eos, rollout, value_head)
+            _generate_batch(
+                backbone, queries[rows], limits[rows], settings, eos, rollout, value_head, compiled
+            )
     return rollout
 
 
@@ -128,21 +138,25 @@ def _generate_batch(
     eos: list[int],
     rollout: Rollout,
     value_head: nn.Module | None,
+    compiled: bool,
 ) -> None:
     """Add a response to each of ``queries`` to ``rollout``."""
     if len(queries) > 1 and max(map(len, queries)) + max(limits) > _room(backbone):
         half = len(queries) // 2  # every row fits by itself, but the padded batch would not
         for rows in (slice(half), slice(half, None)):
-            _generate_batch(backbone, queries[rows], limits[rows], settings, eos, rollout, value_head)
+            _generate_batch(
+                backbone, queries[rows], limits[rows], settings, eos, rollout, value_head, compiled
+            )
         return
     input_ids, attention_mask = left_pad(queries, settings["pad_token_id"])  # (B, Q)
     start = input_ids.shape[1]
     limit = torch.tensor(limits, device=input_ids.device)
     theirs, draw = _own_draw(settings)
-    plain, notes = bool(draw) and settings.keys() <= PLAIN, None
-    if plain and (model := decoding.drivable(backbone)) is not None:
-        notes = None if value_head is None else decoding.Notes(value_head, limit)
-        new = decoding.write(model, input_ids, attention_mask, limit, eos, settings["temperature"], notes)
+    notes, write = None, _own_loop(backbone, compiled) if draw and settings.keys() <= PLAIN else None
+    if write is not None:
+        if value_head is not None:
+            notes = decoding.Notes(value_head, (len(limits), max(limits)), limit.device)
+        new = write(input_ids, attention_mask, limits, eos, settings["temperature"], notes)
     else:
         on_cpu = input_ids.device.type == "cpu"
         new = backbone.generate(
@@ -154,23 +168,31 @@ def _generate_batch(
             logits_processor=LogitsProcessorList(draw if on_cpu else []),
             stopping_criteria=StoppingCriteriaList([OwnLength(start, limit)]),
         )[:, start:]  # (B, longest response)
-    lengths = response_lengths(new, limit, eos).tolist()
+    lengths = response_lengths(new, limit, eos)  # (B,)
+    kept = torch.arange(new.shape[1], device=new.device) < lengths.unsqueeze(1)  # (B, R)
     found = {"responses": new} | ({"logprobs": notes.logprobs, "values": notes.values} if notes else {})
     for name, rows in found.items():
-        getattr(rollout, name).extend(row[:n].clone() for row, n in zip(rows, lengths, strict=True))
+        getattr(rollout, name).extend(rows[:, : new.shape[1]][kept].split(lengths.tolist()))
+
+
+def _own_loop(backbone: nn.Module, compiled: bool) -> Callable[..., torch.Tensor] | None:
+    """What writes with this model instead of transformers' ``generate``, if anything of ours can."""
+    model = decoding.drivable(backbone)
+    if model is None:
+        return None
+    if compiled and not static.drivable(model):
+        warnings.warn(f"{type(model).__name__} cannot be compiled for sampling: not compiled", stacklevel=5)
+        compiled = False
+    return functools.partial(static.write if compiled else decoding.write, model)
 
 
 def left_pad(queries: Sequence[torch.Tensor], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-align 1-D tensors: ``(input_ids, attention_mask)``, both ``(B, Q)``. Whatever the tokenizer
     prefers, a decoder has to see the last query token in the last column."""
-    longest = max(len(q) for q in queries)
-    shape = (len(queries), longest)
-    input_ids = torch.full(shape, pad_token_id, dtype=torch.long, device=queries[0].device)
-    attention_mask = torch.zeros(shape, dtype=torch.long, device=queries[0].device)
-    for row, query in enumerate(queries):
-        input_ids[row, longest - len(query) :] = query
-        attention_mask[row, longest - len(query) :] = 1
-    return input_ids, attention_mask
+    input_ids = pad_sequence(list(queries), True, pad_token_id, padding_side="left").long()
+    padding = input_ids.shape[1] - torch.tensor([len(q) for q in queries], device=input_ids.device)  # (B,)
+    column = torch.arange(input_ids.shape[1], device=input_ids.device)
+    return input_ids, (column >= padding.unsqueeze(1)).long()
 
 
 def response_lengths(new: torch.Tensor, limit: torch.Tensor, eos: Sequence[int]) -> torch.Tensor:
@@ -268,7 +290,6 @@ def _check(
             _bad(f"queries[{i}] 应当是一维整数张量", f"queries[{i}] must be a 1-D integer tensor")
         if query.numel() == 0:
             _bad(f"queries[{i}] 是空的", f"queries[{i}] is empty")
-    _check_vocabulary(queries, backbone.get_input_embeddings().num_embeddings)
     single = not isinstance(max_new_tokens, (list, tuple, torch.Tensor))
     limits = [max_new_tokens] * len(queries) if single else list(max_new_tokens)
     if len(limits) != len(queries):
@@ -290,8 +311,8 @@ def _check(
 
 
 def _check_vocabulary(queries: Sequence[torch.Tensor], vocab_size: int) -> None:
-    flat = torch.cat([q.cpu() for q in queries])
-    if int(flat.min()) >= 0 and int(flat.max()) < vocab_size:
+    lowest, highest = torch.stack(torch.cat(list(queries)).aminmax()).tolist()
+    if lowest >= 0 and highest < vocab_size:
         return
     i = next(i for i, q in enumerate(queries) if int(q.min()) < 0 or int(q.max()) >= vocab_size)
     _bad(

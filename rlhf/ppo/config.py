@@ -16,7 +16,8 @@ from ..errors import CourseError
 from .losses import KL_PENALTIES
 from .optimizers import OPTIMIZERS
 
-SPEED = ("response_only", "fused", "reuse_sampling")  # fields that change nothing but rounding and time
+# fields that change nothing but rounding and time
+SPEED = ("response_only", "fused", "reuse_sampling", "compile_sampling")
 
 
 class BadConfig(CourseError, ValueError):
@@ -85,6 +86,7 @@ class PPOConfig:
     response_only: bool = False  # compute no logits and no columns that no loss reads; numbers there are 0
     fused: bool = False  # one kernel for Adam's update and one for GPT-2's activation
     reuse_sampling: bool = False  # log-probs and values as noted while sampling; not for kl_penalty="full"
+    compile_sampling: bool = False  # a GPU writes a token with one compiled graph; on a CPU it does not pay
 
     # labels: logged with the run, used by nothing
     exp_name: str = "ppo"  # name of the experiment

@@ -62,23 +62,23 @@ class Live:
 
     inputs: torch.Tensor  # (b, t), what the models read: all but the longest sequence's last token
     attention_mask: torch.Tensor  # (b, t)
-    where: torch.Tensor  # (b, t) of bool, the n positions that predict a response token
+    places: torch.Tensor  # (n,), which of the b * t positions predict a response token
     tokens: torch.Tensor  # (n,), the tokens they predict
     columns: int  # T - 1
 
     @classmethod
     def of(cls, input_ids: torch.Tensor, attention_mask: torch.Tensor, mask: torch.Tensor) -> Live:
         """From ``input_ids`` and ``attention_mask`` ``(b, T)`` and ``mask`` ``(b, T-1)``."""
-        t = int(attention_mask.sum(1).max()) - 1
-        where = mask[:, :t].bool()
-        return cls(
-            input_ids[:, :t], attention_mask[:, :t], where, input_ids[:, 1 : t + 1][where], mask.shape[1]
-        )
+        longest, n = torch.stack([attention_mask.sum(1).max(), mask.sum()]).tolist()  # the host's one look
+        t = longest - 1
+        places = mask[:, :t].flatten().nonzero_static(size=n).squeeze(1)
+        tokens = input_ids[:, 1 : t + 1].flatten()[places]
+        return cls(input_ids[:, :t], attention_mask[:, :t], places, tokens, mask.shape[1])
 
     def spread(self, numbers: torch.Tensor) -> torch.Tensor:
         """``(n,)`` back into their places: ``(b, T-1)``, 0 elsewhere."""
-        places = numbers.new_zeros(self.where.shape)
-        return self.widen(places.index_put((self.where,), numbers))
+        everywhere = numbers.new_zeros(self.inputs.numel()).index_put((self.places,), numbers)
+        return self.widen(everywhere.view(self.inputs.shape))
 
     def widen(self, columns: torch.Tensor) -> torch.Tensor:
         """``(b, t)`` to ``(b, T-1)`` with columns of 0."""
@@ -86,14 +86,14 @@ class Live:
 
 
 @contextlib.contextmanager
-def head_at(backbone: nn.Module, where: torch.Tensor) -> Iterator[None]:
-    """While this lasts, the language-model head of ``backbone`` computes only the positions ``where``
-    ``(b, t)``.
+def head_at(backbone: nn.Module, places: torch.Tensor) -> Iterator[None]:
+    """While this lasts, the language-model head of ``backbone`` computes only the positions ``places``
+    ``(n,)`` of the flattened ``(b, t)``.
 
     Its logits are then ``(n, V)``; what the model does to logits afterwards (scaling, soft capping) stays.
     """
     head = backbone.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda module, inputs: (inputs[0][where],))
+    hook = head.register_forward_pre_hook(lambda module, inputs: (inputs[0].flatten(0, 1)[places],))
     try:
         yield
     finally:

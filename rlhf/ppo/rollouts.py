@@ -14,6 +14,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import BadRollout
+from ..rows import moved
 from . import losses
 
 
@@ -83,7 +84,7 @@ def check_rollouts(
     checked_scores = _check_scores(scores)
     query_lengths = torch.tensor([len(q) for q in queries], device=device)
     response_lengths = torch.tensor([len(r) for r in responses], device=device)
-    longest = int((query_lengths + response_lengths).max())
+    longest = max(len(q) + len(r) for q, r in zip(queries, responses, strict=True))
     if max_length is not None and longest > max_length:
         _bad(
             f"最长的 query+response 有 {longest} 个词元，而模型最多支持 {max_length} 个",
@@ -91,7 +92,8 @@ def check_rollouts(
         )
     sequences = [torch.cat(pair) for pair in zip(queries, responses, strict=True)]
     input_ids = pad_sequence(sequences, batch_first=True, padding_value=pad_token_id)  # (B, T)
-    attention_mask = pad_sequence([torch.ones_like(s) for s in sequences], batch_first=True)
+    column = torch.arange(longest, device=device)
+    attention_mask = (column < (query_lengths + response_lengths).unsqueeze(1)).long()
     mask = losses.response_mask(query_lengths, response_lengths, input_ids.shape[1])
     if response_masks is not None:
         mask = _apply_response_masks(mask, query_lengths, responses, response_masks)
@@ -128,9 +130,10 @@ def _check_tokens(
             )
         if tokens.numel() == 0:
             _bad(f"{name}[{i}] 是空的", f"{name}[{i}] is empty")
-    values = [tokens.to(device, torch.long) for tokens in values]
-    flat = torch.cat(values)  # one look at all of them: a device is asked once, not once per sequence
-    if int(flat.min()) < 0 or int(flat.max()) >= vocab_size:
+    values = moved(values, device)
+    # one look at all of them: a device is asked once, not once per sequence
+    lowest, highest = torch.stack(torch.cat(values).aminmax()).tolist()
+    if lowest < 0 or highest >= vocab_size:
         i = next(i for i, v in enumerate(values) if int(v.min()) < 0 or int(v.max()) >= vocab_size)
         wrong = next(t for t in values[i].tolist() if not 0 <= t < vocab_size)
         _bad(

@@ -42,8 +42,8 @@ surprising. Every deliberate departure:
     losses, KL, brakes and statistics are those of that batch (TRL whitens and shuffles within each process).
     Each samples from its own seed.
 14. :meth:`PPOTrainer.save_state` and ``load_state`` are new, and ``dataloader`` knows its place for them;
-    so are ``config.optimizer``, a name, and ``response_only``, ``fused`` (:mod:`rlhf.ppo.lean`) and
-    ``reuse_sampling`` (:mod:`rlhf.ppo.written`).
+    so are ``config.optimizer``, a name, and ``response_only``, ``fused`` (:mod:`rlhf.ppo.lean`),
+    ``reuse_sampling`` (:mod:`rlhf.ppo.written`) and ``compile_sampling`` (:mod:`rlhf.static`).
 15. Not here: encoder-decoder models, uploading to a hub, models in shards (DeepSpeed, FSDP), shared layers.
 """
 
@@ -217,6 +217,8 @@ class PPOTrainer:
         limits = self._response_limits(queries, length_sampler, settings)
         settings.setdefault("pad_token_id", self.pad_token_id)
         settings.setdefault("eos_token_id", getattr(self.tokenizer, "eos_token_id", None))
+        if self.config.compile_sampling:
+            settings.setdefault("compiled", True)
 
         def write(model: nn.Module):
             whole = self.config.accumulate_by_tokens
@@ -325,7 +327,8 @@ class PPOTrainer:
         order = torch.arange(own.start, own.stop, device=self.current_device)
         if self.config.response_only:
             order = lean.like_lengths_together(rollouts.attention_mask, order)
-            size = (size + 1) // 2  # without gradients a small pass costs nothing, and has less padding
+            if self.current_device.type == "cpu":
+                size = (size + 1) // 2  # a small pass costs nothing here, and has less padding
         known = self._from_sampling(rollouts, own)
         parts = [self._both_models(rollouts, rows, known) for rows in order.split(size)]
         columns = (torch.cat(column)[order.argsort()] for column in zip(*parts, strict=True))  # (b, T-1) each
@@ -385,7 +388,7 @@ class PPOTrainer:
     def forward_live(self, live: lean.Live) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """:meth:`forward` where it counts (``config.response_only``): log-probs and values ``(b, T-1)``, and
         entropies ``(n,)`` of the n response positions."""
-        with lean.head_at(self.policy.pretrained_model, live.where):
+        with lean.head_at(self.policy.pretrained_model, live.places):
             logits, _, values = self.model(
                 input_ids=live.inputs, attention_mask=live.attention_mask, use_cache=False
             )
@@ -396,7 +399,7 @@ class PPOTrainer:
         """The reference's log-probs where they count, ``(b, T-1)``."""
         with self._reference() as reference, self.accelerator.autocast():
             backbone = getattr(reference, "pretrained_model", reference)
-            with lean.head_at(backbone, live.where):
+            with lean.head_at(backbone, live.places):
                 output = backbone(input_ids=live.inputs, attention_mask=live.attention_mask, use_cache=False)
         return live.spread(lean.TokenLogprobs.apply(output.logits.float(), live.tokens)[0])
 
@@ -706,7 +709,7 @@ def _check_models(model: object, ref_model: object) -> None:
 
 
 def _check_finite(*tensors: torch.Tensor) -> None:
-    if not all(bool(torch.isfinite(t).all()) for t in tensors):
+    if not bool(torch.stack([torch.isfinite(t).all() for t in tensors]).all()):
         raise BadRollout(
             "模型给出了 NaN 或无穷大的对数概率或价值，训练已经发散；请调低学习率并从上一个检查点继续",
             "The models give NaN or infinite log-probabilities or values: training has diverged. Lower the "

@@ -9,10 +9,13 @@ over the whole sequence, more so in bfloat16, where the ratio of the first epoch
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 
+from ..rows import moved
 from ..sampling import Rollout
+from . import losses
 from .rollouts import RolloutBatch
 
 
@@ -25,10 +28,11 @@ class Written:
 
     def add(self, rollout: Rollout) -> None:
         """Keep what ``rollout`` says of its tokens; without its log-probs and values nothing."""
-        for query, response, *numbers in zip(
-            rollout.queries, rollout.responses, rollout.logprobs, rollout.values, strict=False
-        ):
-            self.known[tuple(query.tolist()), tuple(response.tolist())] = tuple(numbers)
+        if not rollout.logprobs:
+            return
+        texts = zip(as_tuples(rollout.queries), as_tuples(rollout.responses), strict=True)
+        for text, *numbers in zip(texts, rollout.logprobs, rollout.values, strict=True):
+            self.known[text] = tuple(numbers)
         while len(self.known) > self.limit:
             self.known.popitem(last=False)
 
@@ -40,19 +44,19 @@ class Written:
         """Log-probs and values of ``rows`` of ``batch``, ``(b, T-1)`` each, 0 outside the response; None if
         one of these rollouts was not written with the present policy or was changed since."""
         ids = batch.input_ids[rows]
-        found = []
-        for row, q, r in zip(
-            ids.tolist(),
-            batch.query_lengths[rows].tolist(),
-            batch.response_lengths[rows].tolist(),
-            strict=True,
-        ):
-            numbers = self.known.get((tuple(row[:q]), tuple(row[q : q + r])))
-            if numbers is None:
-                return None
-            found.append((slice(q - 1, q - 1 + r), numbers))
-        columns = torch.zeros(2, len(ids), ids.shape[1] - 1, device=ids.device)
-        for i, (place, numbers) in enumerate(found):
-            for column, part in zip(columns, numbers, strict=True):
-                column[i, place] = part
-        return columns[0], columns[1]
+        lengths = torch.stack([batch.query_lengths[rows], batch.response_lengths[rows]], dim=1)  # (b, 2)
+        found = [
+            self.known.get((tuple(row[:q]), tuple(row[q : q + r])))
+            for row, (q, r) in zip(ids.tolist(), lengths.tolist(), strict=True)
+        ]
+        if None in found:
+            return None
+        place = losses.response_mask(*lengths.unbind(1), ids.shape[1]).bool()  # (b, T-1)
+        empty = torch.zeros(place.shape, device=ids.device)
+        logprobs, values = (torch.cat(parts) for parts in zip(*found, strict=True))  # row after row
+        return empty.masked_scatter(place, logprobs), empty.masked_scatter(place, values)
+
+
+def as_tuples(rows: Sequence[torch.Tensor]) -> list[tuple[int, ...]]:
+    """Token ids to search for; they come from their device together."""
+    return [tuple(row.tolist()) for row in moved(rows, "cpu")]
