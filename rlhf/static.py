@@ -144,8 +144,8 @@ def compiled_forward(backbone: PreTrainedModel, input_ids: torch.Tensor, *rest) 
         torch.compiler.cudagraph_mark_step_begin()  # what the last step returned has been used
         return step(backbone, input_ids, *rest)
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        reason = f"{type(error).__name__}: {lines[0][:200]}"
+        what = " ".join(str(error).split("\n")[:2])  # torch names the backend first, then what went wrong
+        reason = f"{type(error).__name__}: {what[:300]}"
         raise CannotCompile(
             f"torch.compile 在这里不能用（{reason}）；请去掉 compiled / compile_sampling",
             f"torch.compile does not work here ({reason}); leave out compiled / compile_sampling",

@@ -60,7 +60,7 @@ def test_compiled_once_and_never_stale(kind, monkeypatch):
         after = write(policy, True)
         assert_same(after, write(policy, False))
     assert [r.tolist() for r in after[0].responses] != [r.tolist() for r in before[0].responses]
-    sampling.generate(policy, [q[:1] for q in QUERIES], 7, value_head=policy.v_head, compiled=True)
+    sampling.generate(policy, [q[:1] for q in QUERIES], 9, value_head=policy.v_head, compiled=True)
     assert counters["stats"]["unique_graphs"] == 1  # shorter texts: the same shape
 
 
@@ -139,7 +139,7 @@ class Looks(TorchDispatchMode):
 
 
 def test_an_update_hardly_waits_for_the_device():
-    trainer = tiny_trainer(response_only=True, ppo_epochs=1)
+    trainer = tiny_trainer(response_only=True, fused=True, ppo_epochs=1)
     experience = trainer.forward_rollouts(trainer.validate(*rollouts()))
     trainer.compute_rewards(experience, torch.zeros(8))
     trainer.compute_advantages(experience)
