@@ -34,11 +34,26 @@ def is_main() -> bool:
 
 
 def sharding() -> str:
-    """How the launcher has the model shared out: ``ZeRO-3``, ``FSDP`` …; empty if each process has it all."""
+    """How the launcher has the model shared out: ``ZeRO-3``, ``FSDP`` (its second version), ``FSDP1`` …;
+    empty if each process has it all."""
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-        return "FSDP"
+        return "FSDP" if os.environ.get("FSDP_VERSION", "1") != "1" else "FSDP1"
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
     return f"ZeRO-{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '2')}" if deepspeed else ""
+
+
+@contextlib.contextmanager
+def loading_whole() -> Iterator[None]:
+    """What is loaded in this block is there in every process. With ``fsdp_cpu_ram_efficient_loading``
+    transformers otherwise reads weights in the main one only, for FSDP to share them out; a model that is not
+    shared out, such as the reward model, would stay empty in all others."""
+    name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    usual = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if usual is not None:
+            os.environ[name] = usual
 
 
 def say(text: str) -> None:

@@ -137,7 +137,7 @@ class RejectionRecipe(Texts):
 class Stage:
     """One command: the lesson it belongs to, what it makes, which fields it knows, what a profile says about
     them, which values cannot work (BadRecipe or BadConfig), and the training itself. ``alone``: it runs in
-    one process only. ``whole``: every process needs a whole model."""
+    one process only. ``shards``: the ways of sharing the model out in which it can be launched."""
 
     lesson: str
     about: str
@@ -147,7 +147,7 @@ class Stage:
     check: Callable[[Mapping[str, Any]], object]
     train: Callable[[Mapping[str, Any], Setup, Path, Path], object]
     alone: bool = False
-    whole: bool = False
+    shards: tuple[str, ...] = ("ZeRO-2", "ZeRO-3", "FSDP", "FSDP1")
 
 
 # ------------------------------------------------------------------------------------------ what is known
@@ -327,7 +327,8 @@ def train_ppo(values: Mapping[str, Any], setup: Setup, work: Path, folder: Path)
     loading = {"dtype": _dtype(values), "peft_config": _adapter(values["lora_rank"])}
     loading |= _packed(values, setup)
     trainer = loop.build_trainer(setup, work / "runs", questions=questions, loading=loading, **settings)
-    reward = load_reward(setup.reward_model, setup.device, _dtype(values))
+    with launched.loading_whole():
+        reward = load_reward(setup.reward_model, setup.device, _dtype(values))
     with launched.one_voice():  # before anything is sampled
         check_template(reward, trainer.dataset["query"][:])
     lengths, history = loop.response_lengths(setup), History()
@@ -345,9 +346,10 @@ def train_ppo(values: Mapping[str, Any], setup: Setup, work: Path, folder: Path)
     loop.run(trainer, reward, lengths, values["steps"], after)
     if values["merge"] and trainer.policy.is_peft_model:
         trainer.policy.pretrained_model = trainer.policy.pretrained_model.merge_and_unload()
+    weights = trainer.whole_weights()
     if trainer.accelerator.is_main_process:
         with whole_folder(folder) as partial:
-            trainer.policy.save_pretrained(partial, trainer.tokenizer.save_pretrained)
+            trainer.policy.save_pretrained(partial, trainer.tokenizer.save_pretrained, state_dict=weights)
             pd.DataFrame(history.rows).to_csv(partial / "history.csv", index=False)
         print(history.summary())
     for tracker in trainer.accelerator.trackers:  # end_training would also leave the group of processes
@@ -390,7 +392,7 @@ STAGES = {
         _ppo_sizes,
         _check_ppo,
         train_ppo,
-        whole=True,
+        shards=("FSDP",),
     ),
     "rejection": Stage(
         "08_rejection_sampling",

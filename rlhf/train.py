@@ -119,14 +119,14 @@ def _check_launch(job: Job) -> None:
             f"The stage {name} runs in one process, and {number} were launched. Run it directly: "
             f"{_program(name)} …",
         )
-    if job.stage.whole and how:
+    if how and how not in job.stage.shards:
         raise BadRecipe(
-            f"{name} 阶段的每个进程都需要完整的模型，不能用 {how} 启动。"
-            "请用 recipes/accelerate/eight_gpus.yaml。",
-            f"Every process of the stage {name} needs a whole model; it cannot be launched with {how}. Use "
-            "recipes/accelerate/eight_gpus.yaml.",
+            f"{name} 阶段不能用 {how} 启动。请用 recipes/accelerate/fsdp.yaml（FSDP2，分摊权重），"
+            "或 recipes/accelerate/eight_gpus.yaml（每个进程一整份）。",
+            f"The stage {name} cannot be launched with {how}. Use recipes/accelerate/fsdp.yaml (FSDP2, the "
+            "weights are shared out) or recipes/accelerate/eight_gpus.yaml (a whole model in each process).",
         )
-    if how in ("ZeRO-3", "FSDP") and job.values.get("lora_rank") and job.values.get("merge"):
+    if how in ("ZeRO-3", "FSDP", "FSDP1") and job.values.get("lora_rank") and job.values.get("merge"):
         raise BadRecipe(
             f"{how} 把权重分摊到各个进程，适配器不能就地合并。"
             "请写 merge: false，训练后运行 python -m rlhf.merge。",

@@ -16,6 +16,7 @@ from ppo_tools import EOS, rollouts, tiny_lm, tiny_policy
 
 from rlhf.errors import BadRollout
 from rlhf.ppo import AutoModelForCausalLMWithValueHead, LengthSampler, PPOConfig, PPOTrainer, set_seed
+from rlhf.ppo.sharding import plain
 
 BATCH = 8
 PLAIN = {
@@ -72,24 +73,29 @@ def own(values: list) -> list:
     return values[index() * share : (index() + 1) * share]
 
 
-def run(name: str, **changes) -> dict:
-    """The steps of a case: the statistics of each, and what is learnt in the end."""
+def run(name: str, number: int | None = None, **changes) -> dict:
+    """The steps of a case, or ``number`` of them: the statistics of each, and what is learnt in the end."""
     trainer = build(name, **changes)
     if name == "left out":
         make_one_overflow(trainer)
+    return {"rows": steps(trainer, number or CASES[name][2]), "parameters": learnt(trainer)}
+
+
+def steps(trainer: PPOTrainer, number: int) -> list[dict]:
+    """The statistics of so many steps on random rollouts."""
     rows = []
-    for step in range(CASES[name][2]):
+    for step in range(number):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the responses are random, hence a negative KL
             stats = trainer.step(*(own(part) for part in rollouts(BATCH, seed=step)))
         rows.append({k: v for k, v in stats.items() if not k.startswith("time/")})
         rows[-1]["passes"] = float(len(trainer.passes))
         rows[-1]["beta"] = trainer.kl_ctl.value
-    return {"rows": rows, "parameters": learnt(trainer)}
+    return rows
 
 
 def learnt(trainer: PPOTrainer) -> dict[str, torch.Tensor]:
-    return {n: p.detach().clone() for n, p in trainer.policy.named_parameters() if p.requires_grad}
+    return {n: plain(p.detach()).clone() for n, p in trainer.policy.named_parameters() if p.requires_grad}
 
 
 def make_one_overflow(trainer: PPOTrainer) -> None:

@@ -168,6 +168,20 @@ def test_zero_shares_out_what_it_says():
         plan.needs(llama(), ask, zero=1)
 
 
+def test_ppo_in_shards_samples_from_gathered_weights():
+    """All of them, and only then; the reference is shared out, the reward model is not."""
+    ask = plan.Ask("ppo", 8, 160, dtype="bfloat16", new_tokens=128, rows=64)
+    n = museum.card("llama-2-7b").published
+    whole, shards = (plan.needs(llama(), ask, processes=8, zero=stage) for stage in (0, 3))
+    assert shards.rows["gathered_whole"] == 2 * n and whole.rows["gathered_whole"] == 0
+    assert shards.rows["reference"] == 2 * n / 8 and whole.rows["reference"] == 2 * n
+    assert shards.rows["reward_model"] == whole.rows["reward_model"]
+    names = ("weights", "optimizer", "reference", "reward_model", "value_head", "cache", "gathered_whole")
+    assert shards.during("sampling") == sum(shards.rows[name] for name in names)
+    passing = ("gradients", "activations", "temporaries", "gathered")
+    assert shards.during("training") == shards.always + sum(shards.rows[name] for name in passing)
+
+
 def test_time_by_hand():
     h100 = plan.gpu("H100")
     found = plan.Needs({}, 1, 1, flops=989e12, read=3350e9, tokens=1)

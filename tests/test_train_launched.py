@@ -173,7 +173,7 @@ def test_a_run_of_two_processes_is_not_continued_by_one(two, monkeypatch):
 @pytest.mark.parametrize(
     ("setting", "stage", "words", "message"),
     [
-        ("ACCELERATE_USE_FSDP", "ppo", [], "cannot be launched with FSDP"),
+        ("ACCELERATE_USE_FSDP", "ppo", [], "cannot be launched with FSDP1"),
         ("ACCELERATE_USE_DEEPSPEED", "ppo", [], "cannot be launched with ZeRO-3"),
         ("ACCELERATE_USE_FSDP", "sft", ["--lora_rank", "4"], "merge: false"),
     ],
@@ -184,6 +184,14 @@ def test_a_model_in_shards_is_refused_where_it_must_be_whole(setting, stage, wor
     with pytest.raises(BadRecipe, match=message):
         train.plan(stage, words)
     assert train.plan("sft", ["--lora_rank", "4", "--merge", "false"]).name == "sft"
+
+
+def test_ppo_is_launched_with_the_second_fsdp(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    assert train.plan("ppo", []).name == "ppo"
+    with pytest.raises(BadRecipe, match="merge: false"):
+        train.plan("ppo", ["--lora_rank", "4"])
 
 
 def test_alone_a_process_is_the_main_one(monkeypatch):

@@ -37,8 +37,8 @@ ROWS = {
         "Adam's two moments, or Adafactor's rows and columns; under ZeRO also float32 weights; shared out",
     ),
     "reference": (
-        "PPO 的参考模型；LoRA 时是关掉适配器的策略，不占显存",
-        "of PPO; with LoRA it is the policy with its adapter off and takes nothing",
+        "PPO 的参考模型，ZeRO-3 也分摊；LoRA 时是关掉适配器的策略，不占显存",
+        "of PPO, shared out by ZeRO-3; with LoRA it is the policy with its adapter off and takes nothing",
     ),
     "reward_model": ("PPO 打分用的模型，只有权重", "what scores PPO's texts; weights only"),
     "value_head": (
@@ -55,8 +55,12 @@ ROWS = {
     ),
     "cache": ("采样时的键和值（采样阶段）", "keys and values while sampling"),
     "gathered": (
-        "ZeRO-3：正在算的那一块的完整权重（两块，和词表）",
-        "ZeRO-3: the whole weights of what is computed just now (two blocks and the vocabulary)",
+        "ZeRO-3：正在算的那一块的完整权重（两块，和词表；训练阶段）",
+        "ZeRO-3: whole weights of what is computed just now (two blocks and the vocabulary; while training)",
+    ),
+    "gathered_whole": (
+        "ZeRO-3 的 PPO：采样前收集成一整份的权重（采样阶段）",
+        "PPO under ZeRO-3: all weights, gathered once to sample from (while sampling)",
     ),
 }
 
@@ -74,7 +78,7 @@ class Needs:
 
     PHASES = {  # noqa: RUF012
         "training": ("gradients", "activations", "temporaries", "gathered"),
-        "sampling": ("cache", "gathered"),
+        "sampling": ("cache", "gathered_whole"),
     }
 
     @property
@@ -130,6 +134,9 @@ def needs(
     if ask.stage == "ppo":
         scorer = _frozen(reward or config, ask)
         full = 0.0 if ask.lora_rank else counted.weights
+        if zero == 3:
+            full /= processes
+            rows["gathered_whole"] = counted.weights
         rows |= {"reference": full, "reward_model": scorer.weights}
         rows["value_head"] = _value_head(config.hidden_size, ask.optimizer)
         rows["cache"] = counted.cache

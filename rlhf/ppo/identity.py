@@ -21,6 +21,7 @@ import torch
 import transformers
 
 from ..errors import BadState
+from . import sharding
 from .config import PPOConfig
 
 if TYPE_CHECKING:
@@ -107,7 +108,9 @@ def _digest_parameters(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
     for name, parameter in parameters:
         digest.update(f"{name} {_shape(parameter)}".encode())
         if parameter.numel():
-            digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(
+                sharding.plain(parameter).detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            )
     return digest.hexdigest()
 
 

@@ -15,26 +15,10 @@ from dataclasses import fields
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import gather_object
 
 from ..errors import BadRollout
-from .config import BadConfig
 from .rollouts import RolloutBatch
-
-SHARDING = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}
-
-
-def check_whole_models(accelerator: Accelerator) -> None:
-    """Raise BadConfig where a process holds a part of the model only: sampling and the reference need all."""
-    if accelerator.distributed_type in SHARDING:
-        kind = accelerator.distributed_type.value
-        raise BadConfig(
-            f"PPOTrainer 需要每个进程都有完整的模型，不支持切分参数的方式（{kind}）。内存不够时请用 LoRA、"
-            "bfloat16 和 gradient_checkpointing，以数据并行（MULTI_GPU）启动。",
-            f"PPOTrainer needs a whole model in every process and cannot be launched with {kind}, which "
-            "shards it. If memory is short, use LoRA, bfloat16 and gradient_checkpointing, launched "
-            "data-parallel (MULTI_GPU).",
-        )
 
 
 def own_rows(accelerator: Accelerator, total: int) -> slice:

@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 
 from ..errors import BadState, CannotWrite, CourseError, MissingAssets
 from ..files import remove_leftovers, whole_folder
-from . import randomness
+from . import randomness, sharding
 from .identity import check_change, compare, environment, identity, trainable, warn_about
 from .packing import pack, unpack
 from .prompts import PromptLoader
@@ -114,12 +114,16 @@ def snapshot(trainer: PPOTrainer, extra: Mapping[str, Any]) -> tuple[dict, dict[
         "extra": {name: _state_of(name, part) for name, part in extra.items()},
     }
     everyones = gather_object([own])  # each samples with random numbers of its own
-    if not trainer.accelerator.is_main_process:
+    main = trainer.accelerator.is_main_process
+    facts = {"identity": identity(trainer), "environment": environment(trainer)}  # of shards: all take part
+    learnt = sharding.collect({**trainable(trainer)}, keep=main)
+    optimizer = sharding.collect(trainer.optimizer.state_dict(), keep=main)
+    if not main:
         return {}, {}
     state = {
         "current_step": trainer.current_step,
-        "policy": trainable(trainer),
-        "optimizer": trainer.optimizer.state_dict(),
+        "policy": learnt,
+        "optimizer": optimizer,
         "lr_scheduler": None if trainer.lr_scheduler is None else trainer.lr_scheduler.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
         "kl_coef": trainer.kl_ctl.value,
@@ -136,7 +140,6 @@ def snapshot(trainer: PPOTrainer, extra: Mapping[str, Any]) -> tuple[dict, dict[
             f"The state holds something that cannot be saved: {error}. Only numbers, texts, tensors, and "
             "dicts and lists of them can.",
         ) from error
-    facts = {"identity": identity(trainer), "environment": environment(trainer)}
     return {"format": FORMAT, "step": trainer.current_step, **facts, "state": plain}, tensors
 
 
@@ -147,8 +150,8 @@ def _restore(trainer: PPOTrainer, state: dict, own: dict, extra: Mapping[str, An
             part.load_state_dict(own["extra"][name])
         with torch.no_grad():
             for name, parameter in trainable(trainer).items():
-                parameter.copy_(state["policy"][name])
-        trainer.optimizer.load_state_dict(state["optimizer"])
+                parameter.copy_(sharding.like(state["policy"][name], parameter))
+        trainer.optimizer.load_state_dict(sharding.optimizer_state(trainer.optimizer, state["optimizer"]))
         if trainer.lr_scheduler is not None:
             trainer.lr_scheduler.load_state_dict(state["lr_scheduler"])
         if trainer.accelerator.scaler is not None and state["scaler"] is not None:

@@ -44,7 +44,9 @@ surprising. Every deliberate departure:
 14. :meth:`PPOTrainer.save_state` and ``load_state`` are new, and ``dataloader`` knows its place for them;
     so are ``config.optimizer``, a name, and ``response_only``, ``fused`` (:mod:`rlhf.ppo.lean`),
     ``reuse_sampling`` (:mod:`rlhf.ppo.written`) and ``compile_sampling`` (:mod:`rlhf.static`).
-15. Not here: encoder-decoder models, uploading to a hub, models in shards (DeepSpeed, FSDP), shared layers.
+15. With FSDP2 the weights are shared out among the processes and gathered whole while sampling, so
+    ``generate`` has to be called by all of them: :mod:`rlhf.ppo.sharding`. Not here: DeepSpeed,
+    encoder-decoder models, uploading to a hub, shared layers.
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .. import sampling
 from ..errors import BadData, BadRollout
-from . import identity, lean, losses, processes, state, trackers
+from . import identity, lean, losses, processes, sharding, state, trackers
 from . import stats as reporting
 from .config import BadConfig, PPOConfig
 from .kl import AdaptiveKLController, FixedKLController
@@ -110,7 +112,7 @@ class PPOTrainer:
         self.config = config or PPOConfig()
         _check_models(model, ref_model)
         self.accelerator = trackers.build_accelerator(self.config)
-        processes.check_whole_models(self.accelerator)
+        self.sharded = sharding.check(self.accelerator, self.config)
         set_seed(self.config.seed, device_specific=True)  # every process samples texts of its own
         self.permutations = np.random.RandomState(self.config.seed)  # of minibatches, independent of sampling
         self.tokenizer = tokenizer
@@ -125,12 +127,12 @@ class PPOTrainer:
         )
         if self.config.fused:
             lean.fuse_update(optimizer)
-            if self.accelerator.num_processes == 1:  # what processes exchange has to be whole
+            if self.accelerator.num_processes == 1 and not self.sharded:  # what is exchanged has to be whole
                 lean.spare_embedding_gradient(model)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.ref_model = ref_model
-        if ref_model is not None:
-            self.ref_model = self.accelerator.prepare_model(ref_model, evaluation_mode=True).eval()
+        self.model, self.optimizer, self.ref_model = sharding.prepare(
+            self.accelerator, model, optimizer, ref_model
+        )
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]  # shards are other ones
         self.lr_scheduler = lr_scheduler
         self.dataset = dataset
         self.dataloader = None if dataset is None else self._build_dataloader(dataset, data_collator)
@@ -209,7 +211,8 @@ class PPOTrainer:
         ``config.accumulate_by_tokens`` puts together). ``return_prompt=False``
         leaves the query out. Lengths: ``length_sampler()`` is called once per query, or ``max_new_tokens``
         is a number or one per query. ``generate_ref_response=True`` returns ``(responses, responses of the
-        reference)``. Raises :class:`BadRollout` for empty or malformed queries.
+        reference)``. A model in shards is gathered first, by all processes together. Raises
+        :class:`BadRollout` for empty or malformed queries.
         """
         single = isinstance(query_tensor, torch.Tensor)
         queries = [query_tensor] if single else query_tensor
@@ -225,7 +228,7 @@ class PPOTrainer:
             size = batch_size or (self.config.backward_batch_size if whole else self.config.mini_batch_size)
             noting = self.config.reuse_sampling and model is self.policy
             head = self.policy.v_head if noting else None
-            with self.accelerator.autocast():
+            with sharding.whole(model), self.accelerator.autocast():
                 rollout = sampling.generate(
                     model, queries, limits, batch_size=size, value_head=head, **settings
                 )
@@ -381,8 +384,8 @@ class PPOTrainer:
     def forward_reference(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Logits of the reference, ``(b, T-1, V)``."""
         with self._reference() as reference, self.accelerator.autocast():
-            backbone = getattr(reference, "pretrained_model", reference)
-            output = backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            answer = getattr(reference, "forward_backbone", reference)
+            output = answer(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         return output.logits[:, :-1].float()
 
     def forward_live(self, live: lean.Live) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -398,9 +401,9 @@ class PPOTrainer:
     def forward_reference_live(self, live: lean.Live) -> torch.Tensor:
         """The reference's log-probs where they count, ``(b, T-1)``."""
         with self._reference() as reference, self.accelerator.autocast():
-            backbone = getattr(reference, "pretrained_model", reference)
-            with lean.head_at(backbone, live.places):
-                output = backbone(input_ids=live.inputs, attention_mask=live.attention_mask, use_cache=False)
+            answer = getattr(reference, "forward_backbone", reference)
+            with lean.head_at(reference, live.places):
+                output = answer(input_ids=live.inputs, attention_mask=live.attention_mask, use_cache=False)
         return live.spread(lean.TokenLogprobs.apply(output.logits.float(), live.tokens)[0])
 
     @contextlib.contextmanager
@@ -462,14 +465,17 @@ class PPOTrainer:
         self.optimizer.zero_grad()  # an interrupted step may have left something
         for batch in minibatches:
             last = batch is minibatches[-1]
-            waiting = contextlib.nullcontext() if last else self.accelerator.no_sync(self.model)
+            waiting = contextlib.nullcontext()
+            if not last and not self.sharded:  # a shard of the gradient is added up as it comes
+                waiting = self.accelerator.no_sync(self.model)
             with waiting, _train_mode(self.checkpointed):
                 loss, record, skip = self.minibatch_loss(batch)
                 if not skip:  # times their number, since the parts of all processes will be averaged
                     self.accelerator.backward(loss * self._share(batch, minibatches) * everyone)
                     learnt = True
+            sharding.settle(self.model)
             passes.append(record)
-        if learnt and skip and everyone > 1:
+        if learnt and skip and everyone > 1 and not self.sharded:
             self._average_gradients()
         norm = self._apply_gradients() if learnt else torch.zeros((), device=self.current_device)
         for record in passes:
@@ -537,7 +543,7 @@ class PPOTrainer:
             norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return norm
+        return sharding.plain(norm)
 
     def _moved_too_far(self, passes: Sequence[reporting.PassStats]) -> bool:
         """Looks at the last minibatch, or at the whole last update if its minibatches stand for a larger
@@ -662,11 +668,18 @@ class PPOTrainer:
         """Digests of what never changes, by which a saved state recognises its run."""
         return identity.frozen_parts(self)
 
+    def whole_weights(self) -> dict[str, torch.Tensor] | None:
+        """What ``policy.save_pretrained`` needs as ``state_dict`` if the policy is in shards: its weights, on
+        the CPU of the main process; else None. Every process has to call it."""
+        return sharding.whole_weights(self.accelerator, self.model)
+
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Save policy, value head and tokenizer; plain ``transformers`` loads the folder as a causal LM."""
+        """Save policy, value head and tokenizer; plain ``transformers`` loads the folder as a causal LM. All
+        processes call it, one writes."""
         also = [self.tokenizer.save_pretrained] if self.tokenizer is not None else []
+        weights = self.whole_weights()
         if self.accelerator.is_main_process:
-            self.policy.save_pretrained(folder, *also)
+            self.policy.save_pretrained(folder, *also, state_dict=weights)
         self.accelerator.wait_for_everyone()
         return Path(folder)
 

@@ -14,10 +14,11 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -47,9 +48,10 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """``(B, T, H)`` to ``(B, T)``, in float32 whatever the backbone computes in."""
-        weight = self.summary.weight
+        weight, bias = self.summary.weight, self.summary.bias
         with torch.autocast(weight.device.type, enabled=False):  # bfloat16 would leave values of 3 digits
-            return self.summary(hidden_states.to(weight.dtype)).squeeze(-1)
+            exact = torch.promote_types(weight.dtype, torch.float32)  # FSDP may gather it in bfloat16
+            return F.linear(*(x.to(exact) for x in (hidden_states, weight, bias))).squeeze(-1)
 
 
 class AutoModelForCausalLMWithValueHead(nn.Module):
@@ -109,24 +111,32 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
                 return
 
     def save_pretrained(
-        self, folder: str | os.PathLike, *also: Callable[[str], object], push_to_hub: bool = False
+        self,
+        folder: str | os.PathLike,
+        *also: Callable[[str], object],
+        push_to_hub: bool = False,
+        state_dict: Mapping[str, torch.Tensor] | None = None,
     ) -> Path:
         """Write the backbone as ``transformers`` does and the head beside it, safetensors only.
 
         Everything is written to a temporary folder first and then moved, so a full disk leaves no
         half-written model. ``also`` are further savers called with the folder, such as
-        ``tokenizer.save_pretrained``. ``push_to_hub`` is accepted for old scripts and only warns. Raises
+        ``tokenizer.save_pretrained``. ``push_to_hub`` is accepted for old scripts and only warns.
+        ``state_dict`` takes the place of the model's own, which may be in shards. Raises
         :class:`CannotWrite`.
         """
         if push_to_hub:
             warnings.warn("push_to_hub: nothing is uploaded, the model is saved here only", stacklevel=2)
         folder = Path(folder)
-        head = {f"v_head.{k}": v.detach().cpu().contiguous() for k, v in self.v_head.state_dict().items()}
+        given, head = {}, self.v_head.state_dict()
+        if state_dict is not None:
+            head, given["state_dict"] = _parts(state_dict, "v_head."), _parts(state_dict, "pretrained_model.")
+        head = {f"v_head.{k}": v.detach().cpu().contiguous() for k, v in head.items()}
         scratch = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             scratch = tempfile.mkdtemp(prefix=".saving-", dir=folder)
-            self.pretrained_model.save_pretrained(scratch)
+            self.pretrained_model.save_pretrained(scratch, **given)
             save_file(head, os.path.join(scratch, HEAD_FILE), metadata={"format": "pt"})
             for save in also:
                 save(scratch)
@@ -167,6 +177,10 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
         result = (output.logits.float(), output.loss, values)
         return (*result, output.past_key_values) if return_past_key_values else result
 
+    def forward_backbone(self, **kwargs):
+        """The backbone alone, as ``transformers`` calls it: what the reference is asked."""
+        return self.pretrained_model(**kwargs)
+
     def generate(self, *args, **kwargs) -> torch.Tensor:
         """The backbone's own ``generate``. Its defaults may cut the distribution (top-k 50): see
         :func:`rlhf.sampling.generate`, which samples from the full softmax."""
@@ -197,6 +211,16 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
     def get_output_embeddings(self) -> nn.Module:
         return self.pretrained_model.get_output_embeddings()
 
+    def tie_weights(self) -> None:
+        """One matrix for embedding and head again, where the backbone has it so: asked by Accelerate."""
+        self.pretrained_model.tie_weights()
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Names of the blocks' classes, each a unit of FSDP: asked by Accelerate."""
+        there = {type(module).__name__ for module in self.pretrained_model.modules()}
+        return [name for name in self.pretrained_model._no_split_modules or () if name in there]
+
 
 class WrongHead(CourseError, ValueError):
     """A saved value head that does not fit the model beside it."""
@@ -211,6 +235,11 @@ def create_reference_model(model: nn.Module) -> nn.Module:
     """A frozen copy of ``model`` in eval mode: the policy as it is now, to measure the KL against."""
     reference = copy.deepcopy(model)
     return reference.requires_grad_(False).eval()
+
+
+def _parts(state_dict: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The entries of one child, by the names that it gives them."""
+    return {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
 
 
 def _load_backbone(path: str | os.PathLike, kwargs: dict) -> PreTrainedModel:
