@@ -18,7 +18,7 @@ import yaml
 from safetensors.torch import load_file
 from test_large import RECIPES, home  # noqa: F401 (the fixture)
 
-from rlhf import merge, train
+from rlhf import train
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install deepspeed)")
 WHOLE = ["--lora_rank", "0", "--merge", "true", "--dtype", "float32", "--learning_rate", "1e-3"]
@@ -95,14 +95,3 @@ def test_two_processes_end_with_the_weights_of_one(stage, zero, base):
         torch.testing.assert_close(together[name], weight, atol=1e-5, rtol=0, msg=name)
     assert {file.name for file in two.iterdir()} == {file.name for file in one.iterdir()}
     assert json.loads((two / "config.json").read_text()) == json.loads((one / "config.json").read_text())
-
-
-@pytest.mark.parametrize("stage", SIZES)
-def test_the_recipe_as_it_is_leaves_an_adapter_that_can_be_merged(stage, base):
-    """bfloat16, LoRA, recomputed activations, ZeRO-3; only sizes differ."""
-    sizes = ["--max_length", "32", "--batch_size", "2", "--epochs", "1"]
-    sizes += ["--pairs", "8", "--held_out", "4"] if stage == "reward" else []
-    launch(base, 3, stage, [*sizes, "--output", f"{stage}_adapter"])
-    tensors = load_file(base / "output" / f"{stage}_adapter" / merge.WEIGHTS)
-    assert all(tensor.abs().max() > 0 for name, tensor in tensors.items() if "lora_B" in name)
-    assert merge.merge(f"{stage}_adapter", f"{stage}_merged").effect > 0
