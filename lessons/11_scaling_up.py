@@ -668,11 +668,12 @@ report.curves(log, keys=("env/reward_mean", "objective/kl", "ppo/policy/entropy"
 # | 一块 GPU | `python -m rlhf.train ppo --config recipes/7b/ppo.yaml` | 没有 |
 # | 两个 CPU 进程 | `RLHF_DEVICE=cpu accelerate launch --config_file recipes/accelerate/two_cpus.yaml -m rlhf.train …` | 跑过 |
 # | 八块 GPU | `torchrun --nproc_per_node 8 -m rlhf.train …`，或 `accelerate launch --config_file recipes/accelerate/eight_gpus.yaml -m rlhf.train …` | 没有 |
-# | ZeRO-2、ZeRO-3（DeepSpeed） | `accelerate launch --config_file recipes/accelerate/zero3.yaml -m rlhf.train sft …` | 没有 |
-# | FSDP | `accelerate launch --config_file recipes/accelerate/fsdp.yaml -m rlhf.train sft …` | 没有 |
+# | ZeRO-2、ZeRO-3（DeepSpeed） | `accelerate launch --config_file recipes/accelerate/zero3.yaml -m rlhf.train sft …` | 用微型模型，在两个 CPU 进程里 |
+# | FSDP | `accelerate launch --config_file recipes/accelerate/fsdp.yaml -m rlhf.train …` | 这种切分跑过：微型模型，两个 CPU 进程；这份文件没有 |
 # | Gaudi（HPU） | `accelerate launch --config_file recipes/accelerate/gaudi.yaml -m rlhf.train …` | 没有，按文档写成 |
 #
-# ZeRO 和 FSDP 用于 `sft` 和 `reward`。PPO 采样时要完整的权重，用切分的方式启动会报错；7B 用 LoRA，一块大卡放得下，八块就数据并行。
+# ZeRO 用于 `sft` 和 `reward`，FSDP 三个阶段都能用，但 PPO 要当心：每写一个词元都要用到全部权重，所以采样之前先把切开的权重收集成一整份，写完再扔掉。
+# 训练全部参数时，省下的仍然很可观；用 LoRA 时，要训练的只有适配器，切分省不下什么，反而多出收集的那一份。所以 7B 用 LoRA，一块大卡放得下，八块就数据并行。
 #
 # ## 8 合并适配器
 #
@@ -697,11 +698,11 @@ report.curves(log, keys=("env/reward_mean", "objective/kl", "ppo/policy/entropy"
 # | one GPU | `python -m rlhf.train ppo --config recipes/7b/ppo.yaml` | no |
 # | two CPU processes | `RLHF_DEVICE=cpu accelerate launch --config_file recipes/accelerate/two_cpus.yaml -m rlhf.train …` | yes |
 # | eight GPUs | `torchrun --nproc_per_node 8 -m rlhf.train …`, or `accelerate launch --config_file recipes/accelerate/eight_gpus.yaml -m rlhf.train …` | no |
-# | ZeRO-2, ZeRO-3 (DeepSpeed) | `accelerate launch --config_file recipes/accelerate/zero3.yaml -m rlhf.train sft …` | no |
-# | FSDP | `accelerate launch --config_file recipes/accelerate/fsdp.yaml -m rlhf.train sft …` | no |
+# | ZeRO-2, ZeRO-3 (DeepSpeed) | `accelerate launch --config_file recipes/accelerate/zero3.yaml -m rlhf.train sft …` | with a miniature, in two CPU processes |
+# | FSDP | `accelerate launch --config_file recipes/accelerate/fsdp.yaml -m rlhf.train …` | such sharding, with a miniature in two CPU processes; not this file |
 # | Gaudi (HPU) | `accelerate launch --config_file recipes/accelerate/gaudi.yaml -m rlhf.train …` | no, written from documentation |
 #
-# ZeRO and FSDP are for `sft` and `reward`. PPO samples from whole weights and refuses to be launched in shards; at 7B it takes LoRA, which fits one large card, and eight of them data-parallel.
+# ZeRO is for `sft` and `reward`. FSDP takes all three stages, with a catch in PPO: every token written needs all the weights, so the shards are gathered into a whole before sampling and dropped afterwards. Where all parameters learn, that still saves much. With LoRA only the adapter learns: sharding has little to save, and the gathered copy comes on top. So 7B takes LoRA, which fits one large card, and eight of them data-parallel.
 #
 # ## 8 Merging the adapter
 #
