@@ -708,7 +708,7 @@ for name, six in matches.items():
 #
 # 古德哈特定律（Goodhart's law）：一个指标一旦成了目标，就不再是好指标。奖励模型是真正的好坏的**代理**（proxy）；照着它挑得越狠，挑中的就越是它看走眼的。起先两者一起涨；再往后，代理还在涨，真的却跌了。这叫**过度优化**（over-optimisation）。
 #
-# 我们真做一遍。代理：只学了很少几对偏好的弱奖励模型。**黄金**（gold）标准：情感分类器，它没有参与代理的训练，这里也不拿它来挑；`words` 是第二个黄金标准。优化的办法是 n 选一（best-of-n），n 越大，压力越大；代价是 KL：
+# 我们真做一遍。代理：只学过一小部分偏好对的弱奖励模型。**黄金**（gold）标准：情感分类器，它没有参与代理的训练，这里也不拿它来挑；`words` 是第二个黄金标准。优化的办法是 n 选一（best-of-n），n 越大，压力越大；代价是 KL：
 #
 # $$\mathrm{KL} \le \log n - \frac{n-1}{n}$$
 
@@ -717,7 +717,7 @@ for name, six in matches.items():
 #
 # Goodhart's law: once a measure becomes a target, it ceases to be a good measure. A reward model is a **proxy** for what is truly good; the harder one picks by it, the more one picks what it is wrong about. At first both rise; then the proxy still rises while the truth falls. That is **over-optimisation**.
 #
-# Here it is done for real. The proxy: a weak reward model that has learnt from very few pairs. The **gold** standard: the sentiment classifier, which had no part in training the proxy and does no picking here; `words` is a second gold standard. The optimiser is best-of-n: the larger n, the harder the pressure; the price is KL:
+# Here it is done for real. The proxy: a weak reward model that has learnt from a fraction of the pairs. The **gold** standard: the sentiment classifier, which had no part in training the proxy and does no picking here; `words` is a second gold standard. The optimiser is best-of-n: the larger n, the harder the pressure; the price is KL:
 #
 # $$\mathrm{KL} \le \log n - \frac{n-1}{n}$$
 
