@@ -6,11 +6,17 @@ and a small state from which another process continues with the next one. Lesson
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch.utils.data import DataLoader
+
+from ..errors import BadData
+from .config import PPOConfig
+
+DATASET_COLUMNS = ("input_ids", "attention_mask", "label", "query", "response")
 
 
 class PromptLoader:
@@ -72,3 +78,35 @@ class PromptLoader:
     def _set_iteration(self, value: int) -> None:
         if hasattr(self.loader, "iteration"):
             self.loader.iteration = value
+
+
+def shuffled_batches(
+    dataset, data_collator: Callable | None, config: PPOConfig, accelerator: Accelerator
+) -> PromptLoader:
+    """Batches of ``config.batch_size`` prompts, in an order of ``config.seed``. ``data_collator`` makes
+    columns of rows, by default without padding. Raises BadData if the data set does not fill one batch."""
+    rows, needed = len(dataset), config.batch_size * accelerator.num_processes
+    if rows < needed:
+        raise BadData(
+            f"数据集只有 {rows} 行，凑不满一个 batch（{needed}）",
+            f"The data set has {rows} rows, which do not fill one batch of {needed}",
+        )
+    if config.remove_unused_columns and hasattr(dataset, "column_names"):
+        dataset = dataset.remove_columns([c for c in dataset.column_names if c not in DATASET_COLUMNS])
+    generator = torch.Generator().manual_seed(config.seed)
+    loader = DataLoader(
+        dataset,
+        batch_size=config.batch_size,
+        shuffle=True,
+        drop_last=True,
+        collate_fn=data_collator or columns,
+        generator=generator,
+    )
+    return PromptLoader(accelerator.prepare(loader), generator)
+
+
+def columns(rows: Sequence[dict]) -> dict[str, list]:
+    """Rows to columns, without padding: queries are ragged."""
+    batch = {key: [row[key] for row in rows] for key in rows[0]}
+    batch["input_ids"] = [torch.as_tensor(ids) for ids in batch["input_ids"]]
+    return batch

@@ -1,12 +1,14 @@
-"""The numbers a step reports, under the names TRL gave them. In: an Experience and its passes. Out: a flat
-dict.
+"""The numbers a step reports, its times included, under the names TRL gave them. In: an Experience and its
+passes. Out: a flat dict.
 
 Lessons 06 and 07 explain every key. Scalars are finite Python floats, the rest numpy arrays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -137,3 +139,19 @@ def split(stats: dict) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     scalars = {k: float(v) for k, v in stats.items() if np.isscalar(v)}
     arrays = {k: np.asarray(v) for k, v in stats.items() if not np.isscalar(v) and np.ndim(v) == 1}
     return scalars, arrays
+
+
+class Clock:
+    """Seconds per phase of a step, as ``time/ppo/<phase>``."""
+
+    def __init__(self) -> None:
+        self.start, self.phases = time.perf_counter(), {}
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.phases[f"time/ppo/{phase}"] = time.perf_counter() - start
+
+    def times(self) -> dict[str, float]:
+        return self.phases | {"time/ppo/total": time.perf_counter() - self.start}

@@ -54,7 +54,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -64,24 +63,22 @@ import numpy as np
 import torch
 from accelerate.utils import set_seed
 from torch import nn
-from torch.utils.data import DataLoader
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .. import sampling
-from ..errors import BadData, BadRollout
-from . import identity, lean, losses, processes, sharding, state, trackers
+from ..errors import BadRollout
+from . import identity, lean, losses, models, processes, sharding, state, trackers
 from . import stats as reporting
 from .config import BadConfig, PPOConfig
 from .kl import AdaptiveKLController, FixedKLController
 from .optimizers import build_optimizer
-from .prompts import PromptLoader
+from .prompts import PromptLoader, shuffled_batches
 from .rollouts import Experience, RolloutBatch, check_rollouts
 from .scores import RunningMoments
+from .stats import Clock
 from .value_head import AutoModelForCausalLMWithValueHead, create_reference_model
 from .written import Written
 
 DEFAULT_NEW_TOKENS = 20
-DATASET_COLUMNS = ("input_ids", "attention_mask", "label", "query", "response")
 
 
 class PPOTrainer:
@@ -110,7 +107,7 @@ class PPOTrainer:
         the one that ``config`` names. ``lr_scheduler`` is stepped once per PPO step.
         """
         self.config = config or PPOConfig()
-        _check_models(model, ref_model)
+        models.check(model, ref_model)
         self.accelerator = trackers.build_accelerator(self.config)
         self.sharded = sharding.check(self.accelerator, self.config)
         set_seed(self.config.seed, device_specific=True)  # every process samples texts of its own
@@ -120,7 +117,7 @@ class PPOTrainer:
             ref_model = create_reference_model(model)
         if self.config.fused:
             lean.fuse_activations(*(m for m in (model, ref_model) if m is not None))
-        self.checkpointed = _checkpoint_activations(model) if self.config.gradient_checkpointing else []
+        self.checkpointed = models.checkpoint_activations(model) if self.config.gradient_checkpointing else []
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = optimizer or build_optimizer(
             self.config.optimizer, self.parameters, self.config.learning_rate
@@ -135,7 +132,9 @@ class PPOTrainer:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]  # shards are other ones
         self.lr_scheduler = lr_scheduler
         self.dataset = dataset
-        self.dataloader = None if dataset is None else self._build_dataloader(dataset, data_collator)
+        self.dataloader: PromptLoader | None = None
+        if dataset is not None:
+            self.dataloader = shuffled_batches(dataset, data_collator, self.config, self.accelerator)
         self.kl_ctl = self._build_kl_controller()
         self.running = RunningMoments()
         self.written = Written(limit=4 * self.config.batch_size)
@@ -149,26 +148,6 @@ class PPOTrainer:
         if self.config.adap_kl_ctrl:
             return AdaptiveKLController(self.config.init_kl_coef, self.config.target, self.config.horizon)
         return FixedKLController(self.config.init_kl_coef)
-
-    def _build_dataloader(self, dataset, data_collator: Callable | None) -> PromptLoader:
-        rows, needed = len(dataset), self.config.batch_size * self.accelerator.num_processes
-        if rows < needed:
-            raise BadData(
-                f"数据集只有 {rows} 行，凑不满一个 batch（{needed}）",
-                f"The data set has {rows} rows, which do not fill one batch of {needed}",
-            )
-        if self.config.remove_unused_columns and hasattr(dataset, "column_names"):
-            dataset = dataset.remove_columns([c for c in dataset.column_names if c not in DATASET_COLUMNS])
-        generator = torch.Generator().manual_seed(self.config.seed)
-        loader = DataLoader(
-            dataset,
-            batch_size=self.config.batch_size,
-            shuffle=True,
-            drop_last=True,
-            collate_fn=data_collator or _collate,
-            generator=generator,
-        )
-        return PromptLoader(self.accelerator.prepare(loader), generator)
 
     @property
     def policy(self) -> AutoModelForCausalLMWithValueHead:
@@ -336,7 +315,7 @@ class PPOTrainer:
         parts = [self._both_models(rollouts, rows, known) for rows in order.split(size)]
         columns = (torch.cat(column)[order.argsort()] for column in zip(*parts, strict=True))  # (b, T-1) each
         logprobs, ref_logprobs, kl, values = (processes.join(self.accelerator, c) for c in columns)
-        _check_finite(logprobs, ref_logprobs, values)
+        models.check_finite(logprobs, ref_logprobs, values)
         return Experience(
             rollouts.input_ids, rollouts.attention_mask, rollouts.mask, logprobs, ref_logprobs, kl, values
         )
@@ -468,7 +447,7 @@ class PPOTrainer:
             waiting = contextlib.nullcontext()
             if not last and not self.sharded:  # a shard of the gradient is added up as it comes
                 waiting = self.accelerator.no_sync(self.model)
-            with waiting, _train_mode(self.checkpointed):
+            with waiting, models.train_mode(self.checkpointed):
                 loss, record, skip = self.minibatch_loss(batch)
                 if not skip:  # times their number, since the parts of all processes will be averaged
                     self.accelerator.backward(loss * self._share(batch, minibatches) * everyone)
@@ -682,76 +661,3 @@ class PPOTrainer:
             self.policy.save_pretrained(folder, *also, state_dict=weights)
         self.accelerator.wait_for_everyone()
         return Path(folder)
-
-
-class Clock:
-    """Seconds per phase of a step, as ``time/ppo/<phase>``."""
-
-    def __init__(self) -> None:
-        self.start, self.phases = time.perf_counter(), {}
-
-    @contextlib.contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.phases[f"time/ppo/{phase}"] = time.perf_counter() - start
-
-    def times(self) -> dict[str, float]:
-        return self.phases | {"time/ppo/total": time.perf_counter() - self.start}
-
-
-def _collate(rows: Sequence[dict]) -> dict[str, list]:
-    """Rows to columns, without padding: queries are ragged."""
-    batch = {key: [row[key] for row in rows] for key in rows[0]}
-    batch["input_ids"] = [torch.as_tensor(ids) for ids in batch["input_ids"]]
-    return batch
-
-
-def _check_models(model: object, ref_model: object) -> None:
-    if not isinstance(model, AutoModelForCausalLMWithValueHead):
-        kind = type(model).__name__
-        raise BadConfig(
-            f"model 应当是 AutoModelForCausalLMWithValueHead，而不是 {kind}",
-            f"model must be an AutoModelForCausalLMWithValueHead, not {kind}",
-        )
-    if ref_model is not None and (ref_model is model or ref_model is model.pretrained_model):
-        raise BadConfig(
-            "ref_model 与 model 是同一个对象：训练会连参考模型一起改变；传 None 会自动复制一份",
-            "ref_model is the policy itself and would be trained with it; None makes a frozen copy",
-        )
-
-
-def _check_finite(*tensors: torch.Tensor) -> None:
-    if not bool(torch.stack([torch.isfinite(t).all() for t in tensors]).all()):
-        raise BadRollout(
-            "模型给出了 NaN 或无穷大的对数概率或价值，训练已经发散；请调低学习率并从上一个检查点继续",
-            "The models give NaN or infinite log-probabilities or values: training has diverged. Lower the "
-            "learning rate and continue from an earlier checkpoint",
-        )
-
-
-@contextlib.contextmanager
-def _train_mode(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Put these modules, but nothing inside them, into train mode for a while."""
-    for layer in layers:
-        layer.training = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.training = False
-
-
-def _checkpoint_activations(model: AutoModelForCausalLMWithValueHead) -> list[nn.Module]:
-    """Switch activation checkpointing on; returns the layers that do it when they are in train mode.
-
-    transformers recomputes only what is in train mode, so these layers are put there for the update, while
-    everything inside them stays in eval mode. Some keep a dropout rate of their own (OPT): set to 0.
-    """
-    model.pretrained_model.gradient_checkpointing_enable()
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    for layer in layers:
-        for name, value in vars(layer).items():
-            if "dropout" in name and isinstance(value, float):
-                setattr(layer, name, 0.0)
-    return layers
