@@ -123,7 +123,14 @@ def test_ctrl_c_ends_all_kernels(course):
         write(course, name, f"Path({name!r}).write_text(str(os.getpid()))\ntime.sleep(600)")
     command = [sys.executable, "-m", "tools.lessons", "--root", str(course.root), "execute", "--jobs", "2"]
     process = subprocess.Popen(
-        command, cwd=CHECKOUT, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=CHECKOUT,
+        env=os.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # what a shell starts in the background is deaf to Ctrl-C, and so would be its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     places = [course.root / name for name in ("01_one", "02_two")]
     patience = time.monotonic() + 300

@@ -278,11 +278,13 @@ def test_the_configuration_names_the_optimiser(name):
         PPOConfig(optimizer="sgd")
 
 
-@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
-def test_models_in_shards_are_refused_by_name(kind, monkeypatch):
-    sharding = SimpleNamespace(distributed_type=kind)
-    monkeypatch.setattr("rlhf.ppo.trainer.trackers.build_accelerator", lambda config: sharding)
-    with pytest.raises(BadConfig, match=f"{kind.value}.*MULTI_GPU") as caught:
+@pytest.mark.parametrize(
+    ("kind", "name"), [(DistributedType.FSDP, "FSDP 1"), (DistributedType.DEEPSPEED, "DEEPSPEED")]
+)
+def test_unknown_ways_of_sharing_out_are_refused_by_name(kind, name, monkeypatch):
+    launched = SimpleNamespace(distributed_type=kind, is_fsdp2=False)
+    monkeypatch.setattr("rlhf.ppo.trainer.trackers.build_accelerator", lambda config: launched)
+    with pytest.raises(BadConfig, match=f"{name}.*MULTI_GPU") as caught:
         tiny_trainer(policy("llama"))
     assert "LoRA" in caught.value.zh
 

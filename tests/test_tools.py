@@ -76,8 +76,9 @@ def course(tmp_path, monkeypatch):
     made = Course(tmp_path)
     for folder in (made.lessons, made.notebooks):
         folder.mkdir()
-        for name in ("small.md", "small.zh.md", "a.svg"):
-            (folder / name).touch()
+        (folder / "small.md").write_text("Words.\n", encoding="utf-8")
+        (folder / "small.zh.md").write_text("一些话。\n", encoding="utf-8")
+        (folder / "a.svg").touch()
     made.source(NAME).write_text(FULL, encoding="utf-8")
     return made
 
@@ -109,6 +110,9 @@ def test_pairing_is_stable_and_keeps_the_outputs_of_unchanged_cells(course):
 
 
 def test_execute_and_check_the_whole_way(course, capsys):
+    alts = course.root / "figs" / "42_plots.yaml"
+    alts.parent.mkdir()
+    alts.write_text("- {code: LiveCurves, zh: 一条上升的曲线, en: a rising curve}\n", encoding="utf-8")
     assert tool(course, "execute", "--inplace") == 0, capsys.readouterr()
     said = capsys.readouterr().out
     assert re.search(r"\[1/1\] 42_small … \d+ s ✓", said)
