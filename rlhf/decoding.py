@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 
 BLOCK = 256  # words per block of the vocabulary: a token is looked up among the blocks, then within one
 # Ended rows leave the batch once they are this many and this share: copying the others' keys and values costs
@@ -82,21 +82,12 @@ def write(
     positions = (attention_mask.cumsum(1) - 1).clamp(min=0)  # (B, Q)
     cache = DynamicCache(config=backbone.config)
     for t in range(longest):
-        output = backbone(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-            output_hidden_states=notes is not None,
-        )
-        logits = output.logits[:, -1]  # (b, V)
+        logits, hidden = forward(backbone, input_ids, positions, attention_mask, cache, notes is not None)
         spots = torch.rand(total, 1, dtype=torch.float64, device=device)[rows]
         token = draw(logits.float() / temperature, spots)  # (b,)
         new[rows, t] = token
         if notes is not None:
-            notes.take(rows, t, logits, token, output.hidden_states[-1][:, -1])
+            notes.take(rows, t, logits, token, hidden)
         ended |= (t + 1 >= limit[rows]) | torch.isin(token, ends)
         over = ended.tolist()  # the one look per token from the host
         left = over.count(False)
@@ -111,6 +102,27 @@ def write(
                 x[stay] for x in (rows, ended, input_ids, positions, attention_mask)
             )
     return new
+
+
+def forward(
+    backbone: PreTrainedModel,
+    input_ids: torch.Tensor,
+    positions: torch.Tensor,
+    visible: torch.Tensor,
+    cache: Cache,
+    with_hidden: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The next tokens' logits ``(b, V)``, and the hidden states ``(b, H)`` that they come from, if wanted."""
+    output = backbone(
+        input_ids=input_ids,
+        attention_mask=visible,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+        output_hidden_states=with_hidden,
+    )
+    return output.logits[:, -1], output.hidden_states[-1][:, -1] if with_hidden else None
 
 
 def draw(logits: torch.Tensor, spots: torch.Tensor) -> torch.Tensor:

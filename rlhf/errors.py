@@ -6,9 +6,10 @@ Every module raises these instead of letting a dependency's traceback through. C
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class CourseError(Exception):
@@ -59,6 +60,21 @@ class CannotWrite(CourseError, OSError):
 
 class CannotServe(CourseError):
     """A port of this machine is taken or must not be used, or a server did not start."""
+
+
+@contextlib.contextmanager
+def reading(kind: type[CourseError], zh: str, en: str) -> Iterator[None]:
+    """What the model libraries raise in this block for missing, damaged or unknown files, as a ``kind``.
+    ``{reason}`` in the two messages stands for the first line of theirs."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except CourseError:
+        raise
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise kind(zh.replace("{reason}", reason), en.replace("{reason}", reason)) from error
 
 
 def command(main: Callable[[], int | None]) -> Callable[[], int]:

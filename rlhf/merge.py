@@ -19,7 +19,7 @@ import json
 import shutil
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rlhf import errors, profiles, text_form
-from rlhf.errors import CannotWrite, CourseError, MissingAssets
+from rlhf.errors import CannotWrite, MissingAssets
 from rlhf.files import whole_folder
 from rlhf.lora import BadAdapter
 
@@ -347,22 +347,14 @@ def _resize(model: PreTrainedModel, keys: Mapping[str, tuple[int, ...]]) -> None
         model.resize_token_embeddings(rows, mean_resizing=False)
 
 
-@contextlib.contextmanager
-def _readable(folder: Path, zh: str, en: str) -> Iterator[None]:
-    """What the libraries raise for damaged or unknown files, as a BadAdapter that names the folder."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except CourseError:
-        raise
-    except (OSError, RuntimeError, ValueError, LookupError, TypeError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-        raise BadAdapter(
-            f"{folder.name} 的{zh}读不懂：{reason}。重新取来或训练它，或用 --base 换一个底座。",
-            f"The {en} of {folder.name} cannot be read: {reason}. Fetch or train it again, or name another "
-            "base with --base.",
-        ) from error
+def _readable(folder: Path, zh: str, en: str) -> contextlib.AbstractContextManager[None]:
+    """Damaged or unknown files are a BadAdapter that names the folder."""
+    return errors.reading(
+        BadAdapter,
+        f"{folder.name} 的{zh}读不懂：{{reason}}。重新取来或训练它，或用 --base 换一个底座。",
+        f"The {en} of {folder.name} cannot be read: {{reason}}. Fetch or train it again, or name another "
+        "base with --base.",
+    )
 
 
 def _record(adapter: Path) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf import launched, profiles, quantize
-from rlhf.errors import BadData, BadRecipe, CourseError
+from rlhf import errors, launched, profiles, quantize
+from rlhf.errors import BadData, BadRecipe
 from rlhf.files import whole_folder
 from rlhf.recipes import Field, known_fields
 
@@ -437,24 +437,19 @@ def load_reward(folder: Path, device: str, dtype: torch.dtype | None = None) -> 
     Raises:
         BadData: no reward model, or files that are missing or damaged.
     """
-    from safetensors import SafetensorError
     from transformers import AutoConfig
 
     from rlhf.rewards import PairwiseReward, SentimentReward
 
-    try:
+    name = Path(folder).name
+    with errors.reading(
+        BadData,
+        f"奖励模型 {name} 读不进来：{{reason}}。重新训练或下载它，或换一个 reward_model。",
+        f"The reward model {name} cannot be loaded: {{reason}}. Train or download it again, or name "
+        "another reward_model.",
+    ):
         one = AutoConfig.from_pretrained(folder).num_labels == 1
         return PairwiseReward(folder, device, dtype=dtype) if one else SentimentReward(folder, device)
-    except CourseError:
-        raise
-    except (OSError, RuntimeError, ValueError, LookupError, TypeError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-        name = Path(folder).name
-        raise BadData(
-            f"奖励模型 {name} 读不进来：{reason}。重新训练或下载它，或换一个 reward_model。",
-            f"The reward model {name} cannot be loaded: {reason}. Train or download it again, or name "
-            "another reward_model.",
-        ) from error
 
 
 def check_template(reward: Reward, queries: Sequence[str]) -> None:

@@ -69,7 +69,7 @@ def write(
     ends, limit = (torch.tensor(list(x), dtype=torch.long, device=device) for x in (eos, limits))
     ended, rows = torch.zeros(total, dtype=torch.bool, device=device), torch.arange(total, device=device)
     look = 1 if device.type == "cpu" else LOOK
-    step = forward  # the queries differ in width: not compiled
+    step = decoding.forward  # the queries differ in width: not compiled
     for t in range(longest):
         logits, hidden = step(backbone, input_ids, positions, visible, cache, notes is not None)
         spots = torch.rand(total, 1, dtype=torch.float64, device=device)
@@ -116,29 +116,8 @@ def empty_cache(backbone: PreTrainedModel, visible: torch.Tensor) -> StaticCache
     return known[key]
 
 
-def forward(
-    backbone: PreTrainedModel,
-    input_ids: torch.Tensor,
-    positions: torch.Tensor,
-    visible: torch.Tensor,
-    cache: StaticCache,
-    with_hidden: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The next tokens' logits ``(B, V)``, and the hidden states ``(B, H)`` that they come from, if wanted."""
-    output = backbone(
-        input_ids=input_ids,
-        attention_mask=visible,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-        output_hidden_states=with_hidden,
-    )
-    return output.logits[:, -1], output.hidden_states[-1][:, -1] if with_hidden else None
-
-
 def compiled_forward(backbone: PreTrainedModel, input_ids: torch.Tensor, *rest) -> tuple:
-    """:func:`forward` of one token per row, as one graph. Compiled when a shape comes for the first time."""
+    """:func:`rlhf.decoding.forward` of one token per row, as one graph, compiled when a shape first comes."""
     step = _compile(BACKEND, input_ids.is_cuda)
     try:
         torch.compiler.cudagraph_mark_step_begin()  # what the last step returned has been used
@@ -156,7 +135,7 @@ def compiled_forward(backbone: PreTrainedModel, input_ids: torch.Tensor, *rest) 
 def _compile(backend: str | Callable, as_graph: bool) -> Callable:
     """``as_graph``: recorded once and replayed as a CUDA graph."""
     return torch.compile(
-        forward,
+        decoding.forward,
         backend=backend,
         fullgraph=True,
         dynamic=False,

@@ -15,6 +15,7 @@ LONG = (  # seconds of CPU time in 2026-11: 48 to 15
     "test_ppo_state",
     "test_fsdp",
     "test_ppo_parallel",
+    "test_ppo_sharded",
     "test_large",
     "test_build",
     "test_large_memory",

@@ -1,12 +1,11 @@
 """PPO with the weights in shards of two CPU processes, and for comparison with whole weights in the same two.
 
-Started by ``torch.distributed.run``; each process leaves what it saw in a file. Sizes are those of all
+Started by :mod:`pair`; each process leaves what it saw in a file. Sizes are those of all
 processes together, as in :mod:`ppo_workers`. How a CPU is brought to share weights out: :mod:`fsdp_worker`.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import ppo_workers
@@ -67,7 +66,3 @@ def main(folder: Path) -> None:
     found["resumed"] = ppo_workers.loop(folder / "state", stop=1, total=2, **LEAN)
     found["held"] = held(folder / "saved")
     torch.save(found, folder / f"process{ppo_workers.index()}.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -181,6 +181,18 @@ def test_a_solution_in_base64_is_found(course):
     assert planted(course, lambda made, _: made.cells[0].update(attachments={"a": {"text/plain": coded}}))
 
 
+def faults(course, edition, out, known, change) -> list[str]:
+    """What is found in a copy, of which nothing was said before ``change``; ``known`` is the number and the
+    tag of a cell that ``change`` relies on."""
+    editions.export(course, NAME, edition, "zh", out)
+    assert editions.problems(course, NAME, edition, "zh", out) == []
+    made = read(out / f"{NAME}.ipynb")
+    assert known[1] in tags(made.cells[known[0]])
+    change(made)
+    write(made, out / f"{NAME}.ipynb")
+    return editions.problems(course, NAME, edition, "zh", out)
+
+
 @pytest.mark.parametrize(
     ("where", "said"),
     [
@@ -199,13 +211,7 @@ def test_a_solution_in_base64_is_found(course):
     ],
 )
 def test_whatever_else_a_students_copy_holds_is_found(course, tmp_path, where, said):
-    editions.export(course, NAME, "student", "zh", tmp_path / "out")
-    assert editions.problems(course, NAME, "student", "zh", tmp_path / "out") == []
-    made = read(tmp_path / "out" / f"{NAME}.ipynb")
-    assert "exercise" in tags(made.cells[4])
-    where(made)
-    write(made, tmp_path / "out" / f"{NAME}.ipynb")
-    found = editions.problems(course, NAME, "student", "zh", tmp_path / "out")
+    found = faults(course, "student", tmp_path / "out", (4, "exercise"), where)
     assert any(said in what for what in found), found
 
 
@@ -233,13 +239,7 @@ def test_what_a_teachers_copy_lacks_is_found(course, tmp_path, where, said):
     for cell in lesson.cells:
         cell.metadata[timing.SECONDS] = {"wall": 60.0, "cpu": 24.0}
     write(lesson, course.notebook(NAME))
-    editions.export(course, NAME, "teacher", "zh", tmp_path / "out")
-    assert editions.problems(course, NAME, "teacher", "zh", tmp_path / "out") == []
-    made = read(tmp_path / "out" / f"{NAME}.ipynb")
-    assert "solution" in tags(made.cells[5])
-    where(made)
-    write(made, tmp_path / "out" / f"{NAME}.ipynb")
-    found = editions.problems(course, NAME, "teacher", "zh", tmp_path / "out")
+    found = faults(course, "teacher", tmp_path / "out", (5, "solution"), where)
     assert any(said in what for what in found), found
 
 

@@ -88,13 +88,17 @@ def test_two_processes_share_out_the_prompts_and_lengths_of_one(two, alone):
         assert first["logged"]["env/reward_mean"] == pytest.approx(mean, abs=1e-6)
 
 
+def assert_went_on(unbroken: dict, resumed: dict) -> None:
+    """The same texts, numbers and weights, bit for bit."""
+    assert [step["texts"] for step in unbroken["seen"]] == [step["texts"] for step in resumed["seen"]]
+    assert [step["logged"] for step in unbroken["seen"]] == [step["logged"] for step in resumed["seen"]]
+    for name, value in unbroken["parameters"].items():
+        assert torch.equal(value, resumed["parameters"][name]), name
+
+
 def test_two_processes_go_on_where_they_stopped(two):
     for process in two:
-        unbroken, resumed = process["unbroken"], process["resumed"]
-        assert [step["texts"] for step in unbroken["seen"]] == [step["texts"] for step in resumed["seen"]]
-        assert [step["logged"] for step in unbroken["seen"]] == [step["logged"] for step in resumed["seen"]]
-        for name, value in unbroken["parameters"].items():
-            assert torch.equal(value, resumed["parameters"][name]), name
+        assert_went_on(process["unbroken"], process["resumed"])
 
 
 def test_one_of_them_writes(folder, two):

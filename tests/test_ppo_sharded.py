@@ -1,39 +1,25 @@
 """PPO with the weights in shards of two processes (FSDP2): the steps of one process, in half the memory."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pair
 import ppo_sharded_workers as workers
 import pytest
 import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
-from test_ppo_parallel import LOSSES, NOISE
+from test_ppo_parallel import LOSSES, NOISE, assert_went_on
 from torch.testing import assert_close
 
 from rlhf.ppo import AutoModelForCausalLMWithValueHead, BadConfig, PPOConfig, sharding
-
-WORKER = Path(workers.__file__)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """What two processes left behind."""
     place = tmp_path_factory.mktemp("sharded")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    search = os.pathsep.join([str(WORKER.parents[1]), os.environ.get("PYTHONPATH", "")])
-    settings = {"PYTHONPATH": search, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launched = subprocess.Popen(
-        [*launch, str(WORKER), str(place)], env=os.environ | settings, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        _, said = launched.communicate(timeout=540)
-    finally:
-        launched.terminate()
-    assert launched.returncode == 0, said[-4000:]
+    pair.run("ppo_sharded_workers", place)
     return place
 
 
@@ -87,11 +73,7 @@ def test_gathered_weights_write_what_whole_ones_write(two):
 
 def test_they_go_on_where_they_stopped_from_a_state_of_whole_tensors(folder, two):
     for process in two:
-        unbroken, resumed = process["unbroken"], process["resumed"]
-        assert [step["texts"] for step in unbroken["seen"]] == [step["texts"] for step in resumed["seen"]]
-        assert [step["logged"] for step in unbroken["seen"]] == [step["logged"] for step in resumed["seen"]]
-        for name, value in unbroken["parameters"].items():
-            assert torch.equal(value, resumed["parameters"][name]), name
+        assert_went_on(process["unbroken"], process["resumed"])
     (state,) = (folder / "state").iterdir()
     tensors = load_file(state / "tensors.safetensors")
     for name, value in two[0]["unbroken"]["parameters"].items():

@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlhf import sampling, static
+from rlhf import decoding, sampling, static
 
 QUERIES = [torch.randint(0, EOS, (2 + i % 5,), generator=torch.Generator().manual_seed(i)) for i in range(40)]
 LIMITS = [3 + i % 9 for i in range(40)]
@@ -36,7 +36,7 @@ def assert_same(one, other):
 @pytest.mark.parametrize("kind", ["gpt2", "opt", "llama", "qwen2"])
 @pytest.mark.parametrize("eos", [-1, 5])
 def test_fixed_shapes_write_what_the_plain_loop_writes(kind, eos, monkeypatch):
-    monkeypatch.setattr(static, "compiled_forward", static.forward)
+    monkeypatch.setattr(static, "compiled_forward", decoding.forward)
     policy = tiny_policy(kind)
     torch.nn.init.normal_(policy.v_head.summary.weight, std=0.3)
     assert_same(write(policy, True, eos), write(policy, False, eos))
@@ -112,7 +112,7 @@ def test_what_cannot_be_compiled_says_so_in_both_languages(monkeypatch):
 
 
 def test_few_caches_are_kept_and_they_go_with_their_model(monkeypatch):
-    monkeypatch.setattr(static, "compiled_forward", static.forward)
+    monkeypatch.setattr(static, "compiled_forward", decoding.forward)
     model, others = tiny_lm(), len(static._caches)
     for rows in range(1, static.KEPT + 3):
         sampling.generate(model, QUERIES[:rows], 3, compiled=True)
