@@ -283,7 +283,13 @@ def _fingerprint(name: str, plan: Plan, reviews: _Reviews) -> str:
 
 
 def _up_to_date(name: str, plan: Plan, reviews: _Reviews) -> bool:
-    return _recorded(getattr(plan, name)) == _fingerprint(name, plan, reviews)
+    """Made from the same code and data, and whole: what was damaged since is built anew."""
+    folder = getattr(plan, name)
+    try:
+        profiles.require_model(folder, "")
+    except errors.MissingAssets:
+        return False
+    return _recorded(folder) == _fingerprint(name, plan, reviews)
 
 
 def _digest(value: Any) -> str:

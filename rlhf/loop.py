@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
+from rlhf import model_files
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
@@ -47,15 +49,13 @@ def build_trainer(
 
     Raises:
         BadConfig: a setting of ``PPOConfig`` that does not exist or does not fit the others.
+        MissingAssets: files of the policy are missing or damaged.
     """
-    from transformers import AutoTokenizer
-
     from rlhf.data import collator
     from rlhf.ppo import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer
 
     folder = policy or setup.policy
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    tokenizer = model_files.load_tokenizer(folder)
     if prompts is None:
         own = training_prompts if questions is None else partial(question_prompts, path=questions)
         prompts = own(setup, tokenizer)
@@ -66,7 +66,8 @@ def build_trainer(
         "accelerator_kwargs": {"cpu": setup.device == "cpu"},
     }
     config = PPOConfig(**(settings | changes))
-    model = AutoModelForCausalLMWithValueHead.from_pretrained(folder, seed=setup.seed, **(loading or {}))
+    with model_files.readable(folder):
+        model = AutoModelForCausalLMWithValueHead.from_pretrained(folder, seed=setup.seed, **(loading or {}))
     return PPOTrainer(config, model, None, tokenizer, prompts, data_collator=collator)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from rlhf import plain_yaml
+from rlhf import model_files, plain_yaml
 from rlhf.errors import BadProfile, CannotWrite, MissingAssets
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -33,7 +33,7 @@ REQUIRED = (
     "evaluation",
     "ppo",
 )
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+WEIGHTS = model_files.WEIGHTS
 
 
 def root() -> Path:
@@ -194,7 +194,7 @@ def pick_device() -> str:
 
 
 def require_model(folder: Path, prepare: str) -> None:
-    """Raise MissingAssets unless ``folder`` holds a configuration and weights."""
+    """Raise MissingAssets unless ``folder`` holds a configuration and weights that can be read."""
     if not folder.is_dir():
         raise MissingAssets(
             f"找不到模型 {_short(folder)}。请先运行：{prepare}",
@@ -207,6 +207,9 @@ def require_model(folder: Path, prepare: str) -> None:
             f"The model folder {_short(folder)} is incomplete (no config.json or no weights). "
             f"Delete it, then run: {prepare}",
         )
+    model_files.check(
+        folder, f"请删除 {_short(folder)}，再运行：{prepare}", f"Delete {_short(folder)}, then run: {prepare}"
+    )
 
 
 def require_data(folder: Path, prepare: str) -> None:

@@ -13,6 +13,7 @@ import argparse
 import difflib
 import functools
 import inspect
+import math
 import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
@@ -135,6 +136,8 @@ def _convert(value: Any, kind: Any) -> Any:
         try:
             number = float(value)
         except (ValueError, OverflowError):
+            return MISSING
+        if not math.isfinite(number):
             return MISSING
         return number if kind is float else int(number) if number.is_integer() else MISSING
     if get_origin(kind) is list:

@@ -26,6 +26,7 @@ from rlhf import pairs, profiles, rewards, text_form
 from rlhf.data import load_reviews
 from rlhf.errors import BadProfile
 from rlhf.files import folder_mark, whole_folder
+from rlhf.model_files import load_tokenizer, readable
 from rlhf.sft import gathered_weights, keep_logs_together
 
 if TYPE_CHECKING:
@@ -93,15 +94,6 @@ def make_pairs(setup: Setup) -> dict[str, Dataset]:
     return found
 
 
-def load_tokenizer(policy: str | Path) -> PreTrainedTokenizerBase:
-    """The policy's tokenizer, with its end-of-sequence token as padding where it has no padding token."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(policy)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    return tokenizer
-
-
 def new_model(
     policy: str | Path,
     tokenizer: PreTrainedTokenizerBase,
@@ -114,7 +106,7 @@ def new_model(
     ``packed`` is what :func:`rlhf.quantize.loading` says about fewer bits."""
     from transformers import AutoModelForSequenceClassification
 
-    with torch.random.fork_rng(), _errors_only():
+    with torch.random.fork_rng(), _errors_only(), readable(policy):
         torch.manual_seed(seed)
         model = AutoModelForSequenceClassification.from_pretrained(
             policy, num_labels=labels, dtype=dtype, **packed

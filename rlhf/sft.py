@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from accelerate.utils import DistributedType
 from torch import nn
 
-from rlhf import profiles
+from rlhf import model_files, profiles
 from rlhf.data import LABEL_NAMES, load_reviews, plain_text
 from rlhf.errors import BadData, BadProfile
 from rlhf.files import folder_mark, whole_folder
@@ -129,14 +129,17 @@ def _pick(reviews: Dataset, which: str, n: int | None) -> list[str]:
 def load_policy(
     folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32, **packed: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model, by default in float32, and its tokenizer. One without a padding token pads
-    with EOS, as GPT-2's does: harmless as long as padding is recognised by its place, not by its number
-    (lesson 04). ``packed`` is what :func:`rlhf.quantize.loading` says about fewer bits."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """A causal language model, by default in float32, and its tokenizer. ``packed`` is what
+    :func:`rlhf.quantize.loading` says about fewer bits.
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **packed)
+    Raises:
+        MissingAssets: files of the folder are missing or damaged.
+    """
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = model_files.load_tokenizer(folder)
+    with model_files.readable(folder):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **packed)
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model if packed else model.to(device), tokenizer
 

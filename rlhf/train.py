@@ -33,7 +33,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf import assets, errors, launched, profiles, quantize, recipes
+from rlhf import assets, errors, launched, model_files, profiles, quantize, recipes
 from rlhf.errors import BadRecipe, CannotWrite, MissingAssets
 from rlhf.files import folder_mark, whole_text
 from rlhf.stages import OWN, STAGES, Stage, pairs_at
@@ -239,6 +239,7 @@ def find_model(name: str, own: Path) -> Path:
 
     Raises:
         MissingAssets: there is none; the message names the command that makes it, or the models that exist.
+            Or one of its files is damaged.
     """
     if name == OWN:
         return own
@@ -251,6 +252,7 @@ def find_model(name: str, own: Path) -> Path:
     )
     for folder in places:
         if (folder / "config.json").is_file():
+            model_files.check(folder, "重新训练或取来它。", "Train or fetch it again.")
             return folder.resolve()
     for key, stage in STAGES.items():
         if Path(name).name == stage.makes:

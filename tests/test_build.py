@@ -112,6 +112,14 @@ def test_up_to_date_stages_are_skipped_and_changed_ones_are_not(built, home, rev
     assert capsys.readouterr().out.count("up to date") == 1
 
 
+def test_what_was_damaged_since_is_built_anew(built, home, reviews, capsys):
+    before, weights = hashes(home), home / "model/imdb/policy/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    building.build("imdb", reviews)
+    assert capsys.readouterr().out.count("up to date") == 1
+    assert hashes(home) == before
+
+
 def test_classifier_learns_and_policy_loss_falls(home, tmp_path):
     moods = [["dull", "awful", "boring"], ["superb", "lovely", "great"]]
     rows = [

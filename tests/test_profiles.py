@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from rlhf import profiles
 from rlhf.errors import BadProfile, CannotWrite, MissingAssets
@@ -21,7 +23,7 @@ def fill(home, profile="offline"):
     for key in ("policy", "reward_model"):
         (home / fields[key]).mkdir(parents=True)
         (home / fields[key] / "config.json").write_text("{}")
-        (home / fields[key] / "model.safetensors").write_bytes(b"x")
+        save_file({"weight": np.ones(4, np.float32)}, home / fields[key] / "model.safetensors")
     (home / fields["dataset"] / "plain_text").mkdir(parents=True)
     (home / fields["dataset"] / "plain_text" / "train-0.parquet").write_bytes(b"x")
     return fields

@@ -147,6 +147,7 @@ WRONG = {
     "half a step": (["ppo", "--steps", "1.5"], "steps cannot be '1.5'; it takes INT"),
     "a number for yes": (["ppo", "--adap_kl_ctrl", "2"], "adap_kl_ctrl cannot be '2'; it takes BOOL"),
     "a number for a list": (["ppo", "--query_tokens", "8"], "query_tokens cannot be '8'; it takes LIST"),
+    "endless": (["sft", "--learning_rate", "inf"], "learning_rate cannot be 'inf'; it takes FLOAT"),
     "out of range": (["ppo", "--lam", "2"], "lam must be a number"),
     "not a divisor": (["ppo", "--mini_batch_size", "7"], "must be a multiple"),
     "lengths that fall": (["ppo", "--query_tokens", "[8, 2]"], "query_tokens must be two rising"),

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rlhf import profiles
+from rlhf import model_files, profiles
 from rlhf.errors import CourseError, MissingAssets
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def prepare(source: Path, place: Path, name: str) -> Served:
         if file.is_file() and file.name != SAMPLING:
             _link(file, folder / file.name)
     _write_sampling(source, folder)
-    tokenizer = _tokenizer(source)
+    tokenizer = model_files.load_tokenizer(source)
     form = OWN if tokenizer.chat_template else _form(source)
     if form != OWN:
         begin = json.dumps(automatic_start(tokenizer), ensure_ascii=False)
@@ -108,15 +108,8 @@ def _check(source: Path) -> dict[str, Any]:
         )
     if not any(any(source.glob(pattern)) for pattern in profiles.WEIGHTS):
         raise BadModel(f"{name} 里没有权重。", f"{name} has no weights.")
+    model_files.check(source, "重新训练或取来它。", "Train or fetch it again.")
     return {"positions": getattr(config.get_text_config(), "max_position_embeddings", None)}
-
-
-def _tokenizer(source: Path) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    if not any(source.glob("tokenizer*")) and not (source / "vocab.json").is_file():
-        raise MissingAssets(f"{source.name} 里没有分词器。", f"{source.name} has no tokenizer.")
-    return AutoTokenizer.from_pretrained(source)
 
 
 def _form(source: Path) -> str:
