@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from rlhf import errors, profiles
-from tools import editions, executing, leaks, teaching, timing
+from tools import along, editions, executing, leaks, teaching, timing
 from tools.notebooks import Course, build, read, tags, write
 
 NAME = "43_class"
@@ -107,7 +107,10 @@ def test_teachers_get_open_solutions_outputs_and_a_plan(course, monkeypatch, cap
     assert zh.cells[stop + 1].source == "## 1 练习" and "约 0.4 分钟" in zh.cells[stop].source
 
 
-def test_the_copies_run_in_their_own_folder_and_stay_clean(course, capsys):
+def test_the_copies_run_in_their_own_folder_and_stay_clean(course, capsys, monkeypatch):
+    assert export(course, "--edition", "student", "--run") == 2  # without models, nothing is tried
+    assert "rlhf.build" in capsys.readouterr().err
+    monkeypatch.setattr("rlhf.ready.base", lambda profile: "")
     assert export(course, "--edition", "student", "--run") == 0, capsys.readouterr()
     said = capsys.readouterr().out
     assert said.count(f"{NAME} runs") == 1  # zh and en have the same code
@@ -136,7 +139,106 @@ def test_no_lesson_leaks_and_none_is_half_translated(name, tmp_path):
             assert editions.problems(course, name, edition, language, out) == []
 
 
+def test_a_copy_that_somebody_worked_in_is_put_aside(course, capsys):
+    assert export(course, "--edition", "student") == 0 == export(course, "--edition", "student")
+    kept = course.root / "output" / "student_before" / "zh"
+    assert not kept.exists()
+    for answer, name in (("answer = 42", NAME), ("answer = 43", f"{NAME}_2")):
+        path = course.root / "output" / "student" / "zh" / f"{NAME}.ipynb"
+        made = read(path)
+        made.cells[4].source = answer
+        write(made, path)
+        assert export(course, "--edition", "student") == 0
+        assert f"output/student_before/zh/{name}.ipynb" in capsys.readouterr().out
+        assert read(kept / f"{name}.ipynb").cells[4].source == answer
+        assert read(path).cells[4].source.startswith("answer = ...")
+
+
+# ------------------------------------------------------------------------------------------------- the plan
+
+
+def timed(*cells):
+    """A lesson in English whose sections are ``(text, seconds of its one code cell)``."""
+    made = nbformat.v4.new_notebook()
+    for number, (text, seconds) in enumerate(cells):
+        made.cells.append(nbformat.v4.new_markdown_cell(text, id=f"text-{number}"))
+        made.cells.append(nbformat.v4.new_code_cell("x", id=f"code-{number}"))
+        made.cells[-1].metadata[timing.SECONDS] = {"wall": seconds, "cpu": seconds}
+    return made
+
+
+def test_the_minutes_add_up_and_the_parts_are_even():
+    long = "word " * 180 * 16  # 16 minutes each
+    made = teaching.parted(timed(*[(f"## {k} Part\n\n{long}", 20.4) for k in range(6)]))
+    plan = teaching.plan(made)
+    rows = [row.split("|") for row in plan.text("en").splitlines() if row.startswith("| ")][2:]
+    reading, running = ([int(row[place].strip(" *")) for row in rows] for place in (2, 3))
+    assert sum(reading[:-1]) == reading[-1] and sum(running[:-1]) == running[-1] == 122  # not 6 × 20
+    assert plan.sections[plan.stops[0]].title == "3 Part" and len(plan.stops) == 1  # 3 and 3, not 2 and 4
+    assert "one of about 20 s in “0 Part”" in plan.text("en") and "guess" not in plan.text("en")
+    assert teaching.plan(teaching.parted(timed(("## 1 A", 1.0)))).stops == []
+
+
+def test_what_a_cell_says_before_a_heading_stays_before_the_stop():
+    fenced = "```\n## no heading\n```"
+    text = f"How to read it.\n\n{fenced}\n\n## 2 Next\n\nGuess before you run it.\n\n## 3 Last"
+    made = teaching.parted(timed(("## 1 First", 1.0), (text, 1.0)))
+    starts = [cell.source.splitlines()[0] for cell in made.cells if cell.cell_type == "markdown"]
+    assert starts == ["## 1 First", "How to read it.", "## 2 Next", "## 3 Last"]
+    assert len({cell.id for cell in made.cells}) == len(made.cells)
+    plan = teaching.plan(made)
+    assert [each.title for each in plan.sections if each.guess] == ["2 Next"]
+    assert "only then run: “2 Next”" in plan.text("en")
+
+
 # ----------------------------------------------------------------------------------------- what is found out
+
+
+@pytest.mark.parametrize(
+    ("edition", "language", "sentence"),
+    [
+        ("student", "zh", "做完以后，对照下面的参考答案。"),
+        ("student", "zh", "答案在文末。"),
+        ("student", "en", "Compare with the solution below."),
+        ("student", "en", "Stuck? The answer is folded away in the next cell."),
+        ("teacher", "zh", "点开下面那格，就是参考答案。"),
+        ("teacher", "en", "Click to open the solution."),
+    ],
+)
+def test_sentences_about_solutions_that_are_not_there_are_found(
+    course, tmp_path, edition, language, sentence
+):
+    right = {
+        "zh": "每题后面藏着一个参考答案，点开就能看。没有人知道标准答案。",
+        "en": "A solution is hidden after each exercise; click to open it. There is no right answer.",
+    }
+    lesson = read(course.notebook(NAME))
+    place = next(i for i, cell in enumerate(lesson.cells) if tags(cell) == [language])
+    lesson.cells[place].source += f"\n\n{right[language]}"
+    for text, count in (("", 0), (f"\n\n{sentence}", 1)):
+        lesson.cells[place].source += text
+        made = editions.MAKERS[edition](lesson, language)
+        found = leaks.misleading(made, edition, language, editions.OWN)
+        assert len(found) == count, found
+
+
+def test_documents_take_along_what_they_lead_to(course, tmp_path):
+    more = {
+        "benchmarks/RESULTS.md": "[more](MORE.md), ![a curve](../figs/b.svg), [code](../rlhf), [x](https://a.bc)",
+        "benchmarks/MORE.md": "[back](RESULTS.md) and [the lesson](../lessons/43_class.py)",
+        "figs/b.svg": "<svg/>",
+    }
+    for name, text in more.items():
+        (course.root / name).parent.mkdir(exist_ok=True)
+        (course.root / name).write_text(text)
+    along.take(course.root, {"benchmarks/RESULTS.md"}, tmp_path / "out")
+    assert (tmp_path / "out" / "figs" / "b.svg").is_file()
+    assert (tmp_path / "out" / "benchmarks" / "MORE.md").read_text() == "[back](RESULTS.md) and the lesson"
+    assert leaks.lost_documents(tmp_path / "out") == []
+    (tmp_path / "out" / "figs" / "b.svg").unlink()
+    (tmp_path / "out" / "README.md").write_text("see [nothing](nothing.md)")
+    found = leaks.lost_documents(tmp_path / "out")
+    assert [what.partition(",")[0] for what in found] == ["README.md", "benchmarks/RESULTS.md"]
 
 
 def planted(course, where):
@@ -246,7 +348,7 @@ def test_what_a_teachers_copy_lacks_is_found(course, tmp_path, where, said):
 def test_addresses_by_reference_go_along(course):
     lesson = read(course.notebook(NAME))
     lesson.cells[0].source += "\n\n见[图][a]。\n\n[a]: ../figs/a.svg"
-    made, files = editions.moved(lesson, course.root)
+    made, files = along.moved(lesson, course.root)
     assert "[a]: figs/a.svg" in made.cells[0].source and "figs/a.svg" in files
 
 
@@ -290,10 +392,10 @@ def test_files_that_do_not_go_along_are_found(course, tmp_path):
     lesson = read(course.notebook(NAME))
     lesson.cells[0].source += " [gone](../figs/gone.svg)"
     with pytest.raises(errors.BadData, match=r"gone\.svg"):
-        editions.moved(lesson, course.root)
+        along.moved(lesson, course.root)
     lesson.cells[0].source = "[the solutions](../lessons/43_class.py)"
     with pytest.raises(errors.BadData, match="43_class"):
-        editions.moved(lesson, course.root)
+        along.moved(lesson, course.root)
     made = editions.student(read(course.notebook(NAME)), "zh")
     (tmp_path / "deep").mkdir()
     found = leaks.missing_files(made, tmp_path / "deep")

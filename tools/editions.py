@@ -9,17 +9,17 @@ lessons in one language, the figures they show and a page to begin with: such a 
 
 Students: solution cells are taken out and all outputs cleared, so that a prediction is one, and every
 number is the reader's own. Teachers: solutions open, outputs kept, a plan at the beginning (how long the
-sections run, :mod:`tools.teaching`) and places to stop. What was written is checked at once by
-:mod:`tools.leaks`: a line of a solution in a student's copy, a cell in the wrong language or a missing file
-ends in exit code 1.
+sections run, :mod:`tools.teaching`) and places to stop. What the text says of folded solutions is said as it
+is right there (:mod:`tools.wording`). What was written is checked at once by :mod:`tools.leaks`: a line of a
+solution in a student's copy, a cell in the wrong language or a missing file ends in exit code 1.
+
+A copy that somebody has worked in is not overwritten but put aside, into ``output/student_before/``.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import re
-import shutil
+import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,32 +28,36 @@ import nbformat
 from nbformat import NotebookNode
 
 from rlhf import errors, profiles
-from rlhf.errors import BadData, CannotWrite
+from rlhf.errors import MissingAssets
 from rlhf.files import whole_text
-from tools import leaks, running, teaching, timing
-from tools.notebooks import LANGUAGES, Course, build, one_language, read, tags, write
+from tools import along, leaks, running, teaching, timing, wording
+from tools.notebooks import LANGUAGES, Course, build, one_language, read, tags
 
 EDITIONS = ("student", "teacher")
 OWN = "edition"  # the tag of a cell that an edition adds
-UP = re.compile(
-    r"(\]\(\s*<?|^ {0,3}\[[^\]]+\]:\s*<?|\b(?:src|href)=[\"'])\.\./(?!\.\.)([^)\s\"'#>]+)", re.M
-)  # an address below the checkout
-CLOSED = ("lessons", "notebooks", "rlhf/checks")  # a student's copy takes nothing from where solutions are
+WRITTEN = "written"  # in a copy's metadata: what its cells were when it was made
 TIMEOUT = 3600  # seconds for one cell of --run
 
 NOTICE = {
-    "zh": "> **学生版。** 参考答案已经拿掉，输出也清空了：数字由你自己跑出来。练习照样当场批改；"
-    "课文里说到“折叠的参考答案”的地方，这一版里没有，请问老师。",
-    "en": "> **Student edition.** The solutions are taken out and the outputs cleared: the numbers will be "
-    "your own. Exercises are graded on the spot all the same. Where the text speaks of a folded solution, "
-    "this edition has none: ask your teacher.",
+    "zh": "> **学生版。** 输出清空了：数字由你自己跑出来。练习照样当场批改；参考答案在老师那里。",
+    "en": "> **Student edition.** The outputs are cleared: the numbers will be your own. Exercises are "
+    "graded on the spot all the same; the solutions are with your teacher.",
 }
 PAGE = {
-    "zh": "# {title}\n\n在装好课程的环境里打开这个文件夹（课程根目录下 `make lab`，或激活 `.venv` 后在这里 "
-    "`jupyter lab`）。\n从任何一课开始都可以：`make ready LESSON=07` 会备好前面各课留下的东西。\n\n{rows}\n",
-    "en": "# {title}\n\nOpen this folder in the environment that the course was installed in (`make lab` in "
-    "the course's folder,\nor activate `.venv` and run `jupyter lab` here). You can begin with any lesson: "
-    "`make ready LESSON=07`\nprepares what the earlier ones would have left.\n\n{rows}\n",
+    "zh": "# {title}\n\n先装好课程（课程文件夹里 `make setup`），激活它的 `.venv`，"
+    "再在这个文件夹里运行 `jupyter lab`。\n从任何一课开始都可以：在课程文件夹里 `make ready LESSON=07`，"
+    "会备好前面各课留下的东西。\n\n{rows}\n",
+    "en": "# {title}\n\nInstall the course (`make setup` in the course's folder), activate its `.venv`, and "
+    "run `jupyter lab` in this folder.\nYou can begin with any lesson: `make ready LESSON=07`, in the "
+    "course's folder, prepares what the earlier ones would have left.\n\n{rows}\n",
+}
+MINUTES = {
+    "zh": "\n分钟数，照各课开头的计划：\n\n| 课 | 阅读、讲解和练习（估计） | 运行（实测） | 可以停几次 |\n"
+    "|---|---|---|---|\n{rows}\n\n讲课用的幻灯片：在课程文件夹里 `make slides`，成品在 `output/slides/`。\n",
+    "en": "\nMinutes, from the plans at the beginning of the lessons:\n\n"
+    "| lesson | reading, talking, exercises (estimate) | running (measured) | places to stop |\n"
+    "|---|---|---|---|\n{rows}\n\nSlides to talk with: `make slides` in the course's folder puts them into "
+    "`output/slides/`.\n",
 }
 TITLES = {
     ("student", "zh"): "学生版",
@@ -68,7 +72,7 @@ TITLES = {
 
 def student(notebook: NotebookNode, language: str) -> NotebookNode:
     """The lesson in one language without solutions and without outputs."""
-    made = one_language(notebook, language)
+    made = _reworded(one_language(notebook, language), "student", language)
     made.cells = [cell for cell in made.cells if "solution" not in tags(cell)]
     made.metadata.pop(timing.TIMED, None)
     for cell in made.cells:
@@ -81,7 +85,7 @@ def student(notebook: NotebookNode, language: str) -> NotebookNode:
 
 def teacher(notebook: NotebookNode, language: str) -> NotebookNode:
     """The lesson in one language with solutions open, its plan, and places to stop."""
-    made = one_language(notebook, language)
+    made = teaching.parted(_reworded(one_language(notebook, language), "teacher", language))
     for cell in made.cells:
         if "solution" in tags(cell):
             cell.metadata.pop("jupyter", None)
@@ -92,6 +96,13 @@ def teacher(notebook: NotebookNode, language: str) -> NotebookNode:
     return made
 
 
+def _reworded(notebook: NotebookNode, edition: str, language: str) -> NotebookNode:
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = wording.said_for(edition, cell.source, language)
+    return notebook
+
+
 MAKERS = {"student": student, "teacher": teacher}
 
 
@@ -100,39 +111,17 @@ def note(text: str, name: str) -> NotebookNode:
     return nbformat.v4.new_markdown_cell(text, id=f"edition-{name}", metadata={"tags": [OWN]})
 
 
-def moved(notebook: NotebookNode, root: Path) -> tuple[NotebookNode, set[str]]:
-    """``notebook`` with addresses such as ``../figs/a.svg`` turned into ``figs/a.svg``, and the files (as
-    seen from the checkout's ``root``) that have to lie beside it for that.
-
-    Raises:
-        BadData: an address leads to a folder, to nothing, or to where solutions are.
-    """
-    notebook, files = copy.deepcopy(notebook), set()
-
-    def turned(match: re.Match) -> str:
-        path = match[2]
-        if path.startswith(CLOSED) or not (root / path).is_file():
-            raise BadData(
-                f"课文里的地址 ../{path} 不能随笔记本发出去：它不是文件，或在放参考答案的文件夹里。",
-                f"The address ../{path} cannot go along with a notebook: it is no file, or lies where "
-                "solutions are.",
-            )
-        files.add(path)
-        return f"{match[1]}{path}"
-
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = UP.sub(turned, cell.source)
-    return notebook, files
-
-
 def export(course: Course, name: str, edition: str, language: str, out: Path) -> Path:
     """Write one lesson of one edition, and the files it shows; returns the notebook's path.
 
     Raises:
-        BadData: see :func:`moved`. CannotWrite: no space or no permission.
+        BadData: see :func:`tools.along.moved`. CannotWrite: no space or no permission.
     """
-    return place(course, MAKERS[edition](_lesson(course, name), language), out / f"{name}.ipynb")
+    notebook, path = MAKERS[edition](_lesson(course, name), language), out / f"{name}.ipynb"
+    moved, _ = along.moved(notebook, course.root)
+    notebook.metadata["generated"] = {"by": "python -m tools.editions", "from": f"lessons/{name}.py"}
+    notebook.metadata[WRITTEN] = _digest(moved)
+    return along.place(course, notebook, path)
 
 
 def _lesson(course: Course, name: str) -> NotebookNode:
@@ -141,36 +130,38 @@ def _lesson(course: Course, name: str) -> NotebookNode:
     return read(path) if path.is_file() else build(course.source(name))
 
 
-def place(course: Course, notebook: NotebookNode, path: Path) -> Path:
-    """Write a notebook of ``course`` to ``path`` and the files that it shows beside it; returns ``path``.
-
-    Raises:
-        BadData: see :func:`moved`. CannotWrite: no space or no permission.
-    """
-    notebook, files = moved(notebook, course.root)
-    for file in sorted(files):
-        _copy(course.root / file, path.parent / file)
-    write(notebook, path)
-    return path
+def _digest(notebook: NotebookNode) -> str:
+    """Changes when somebody writes into a copy or runs it."""
+    cells = [(cell.cell_type, cell.source, cell.get("execution_count")) for cell in notebook.cells]
+    return hashlib.sha256(repr(cells).encode()).hexdigest()[:16]
 
 
-def _copy(source: Path, target: Path) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-    except OSError as error:
-        raise CannotWrite(
-            f"无法写入 {target}：{error.strerror}", f"Cannot write {target}: {error.strerror}"
-        ) from error
+def put_aside(path: Path) -> Path | None:
+    """Move a copy that somebody has worked in out of its edition's folder, so that the next one does not
+    overwrite it; returns its new place, None where there is no work to be lost."""
+    if not path.is_file():
+        return None
+    made = read(path)
+    if made.metadata.get(WRITTEN, "") in ("", _digest(made)):
+        return None
+    language, edition = path.parent, path.parent.parent
+    folder = edition.with_name(f"{edition.name}_before") / language.name
+    places = (folder / f"{path.stem}{end}.ipynb" for end in ("", *(f"_{k}" for k in range(2, 1000))))
+    place = next(place for place in places if not place.exists())
+    whole_text(place, path.read_text(encoding="utf-8"))
+    return place
 
 
 def front_page(names: Sequence[str], edition: str, language: str, out: Path) -> None:
-    """``README.md`` of a folder: how to open it, and the lessons by their titles."""
-    rows = []
-    for name in names:
-        first = next(cell for cell in read(out / f"{name}.ipynb").cells if cell.cell_type == "markdown")
-        rows.append(f"- [{first.source.splitlines()[0].lstrip('# ')}]({name}.ipynb)")
-    text = PAGE[language].format(title=TITLES[edition, language], rows="\n".join(rows))
+    """``README.md`` of a folder: how to open it, the lessons by their titles; for teachers, their minutes."""
+    copies = {name: read(out / f"{name}.ipynb") for name in names}
+    titles = {name: made.cells[0].source.splitlines()[0].lstrip("# ") for name, made in copies.items()}
+    rows = "\n".join(f"- [{title}]({name}.ipynb)" for name, title in titles.items())
+    text = PAGE[language].format(title=TITLES[edition, language], rows=rows)
+    if edition == "teacher":
+        plans = {name: teaching.plan(leaks.without(made, OWN)) for name, made in copies.items()}
+        rows = "\n".join(f"| {titles[name]} | {plan.minutes(language)} |" for name, plan in plans.items())
+        text += MINUTES[language].format(rows=rows)
     whole_text(out / "README.md", text)
 
 
@@ -181,21 +172,23 @@ def problems(course: Course, name: str, edition: str, language: str, out: Path) 
     """What is wrong with a written copy: leaked solutions (students), foreign cells, missing files."""
     made, lesson = read(out / f"{name}.ipynb"), _lesson(course, name)
     if edition == "student":
-        opened, _ = moved(student(lesson, language), course.root)
+        opened, _ = along.moved(student(lesson, language), course.root)
         allowed = [(cell.cell_type, cell.source) for cell in opened.cells if OWN not in tags(cell)]
         found = [*leaks.solutions(lesson, made), *leaks.more_than_the_lesson(allowed, made, OWN)]
     else:
         found = leaks.unplanned(lesson, made)
+    found += leaks.misleading(made, edition, language, OWN)
     return [*found, *leaks.untranslated(lesson, made, language), *leaks.missing_files(made, out, language)]
 
 
 def folder_problems(course: Course, edition: str, out: Path) -> list[str]:
-    """What is wrong with a written folder as a whole: foreign notebooks, files that show a solution."""
-    if edition != "student":
-        return []
-    names = course.names()
-    own = {f"{name}.ipynb" for name in names}
-    return leaks.files(out, [_lesson(course, name) for name in names], own)
+    """What is wrong with a written folder as a whole: documents that lead nowhere; in a student's, foreign
+    notebooks and files that show a solution."""
+    found, names = leaks.lost_documents(out), course.names()
+    if edition == "student":
+        own = {f"{name}.ipynb" for name in names}
+        found += leaks.files(out, [_lesson(course, name) for name in names], own)
+    return found
 
 
 def run_copy(path: Path) -> str:
@@ -226,15 +219,37 @@ def main(words: Sequence[str] | None = None) -> int:
         for language in options.lang or LANGUAGES:
             out = base / edition / language
             for name in names:
-                export(course, name, edition, language, out)
+                _export_and_tell(course, name, edition, language, out)
             everything = [each for each in course.names() if (out / f"{each}.ipynb").is_file()]
             front_page(everything, edition, language, out)
             found = {name: problems(course, name, edition, language, out) for name in names}
             found["the folder"] = folder_problems(course, edition, out)
             wrong += _tell(f"output/{edition}/{language}", found)
     if options.run:
+        _require_models()
         wrong += _run(options.edition or EDITIONS, options.lang or LANGUAGES, names, base)
     return int(wrong > 0)
+
+
+def _export_and_tell(course: Course, name: str, edition: str, language: str, out: Path) -> None:
+    kept = put_aside(out / f"{name}.ipynb")
+    if kept is not None:
+        place = kept.relative_to(profiles.root()).as_posix()
+        print(f"  {name}: 里面有人写过东西，留在 · somebody had worked in it, kept as {place}")
+    export(course, name, edition, language, out)
+
+
+def _require_models() -> None:
+    """Raise MissingAssets where the copies could not run: before the first of them fails."""
+    from rlhf import ready  # with torch, which those who only write copies do without
+
+    fields = profiles.read()
+    if ready.base(fields["name"]):
+        raise MissingAssets(
+            f"配置 {fields['name']} 的模型和数据还没有备好，副本跑不起来。请先运行：{fields['prepare']}",
+            f"The models and data of the profile {fields['name']} are not here yet, so the copies cannot "
+            f"run. First: {fields['prepare']}",
+        )
 
 
 def _tell(place: str, found: dict[str, list[str]]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 import html
 import re
 from collections import Counter
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from tools import addresses, alts, markdown, timing, twins
+from tools import addresses, alts, markdown, timing, twins, wording
 from tools.notebooks import LANGUAGES, tags
 
 SHORTEST = 6  # characters, white space aside, of a line of a solution that would tell something
@@ -175,6 +176,37 @@ def untranslated(lesson: NotebookNode, made: NotebookNode, language: str) -> lis
 
 def _is_in(source: str, language: str) -> bool:
     return not any(twins.foreign(leaf, language) for leaf in markdown.parse(source).leaves)
+
+
+def misleading(made: NotebookNode, edition: str, language: str, own: str) -> list[str]:
+    """Sentences of ``made`` about solutions that are not there (students) or not folded (teachers)."""
+    wrong = {"student": "not there", "teacher": "not folded"}[edition]
+    return [
+        f"cell {index}: speaks of a solution that is {wrong}: {sentence[:60]!r}"
+        for index, cell in enumerate(made.cells)
+        if cell.cell_type == "markdown" and own not in tags(cell)
+        for sentence in wording.misleading(edition, cell.source, language)
+    ]
+
+
+def without(made: NotebookNode, own: str) -> NotebookNode:
+    """``made`` without the cells that an edition added."""
+    made = copy.deepcopy(made)
+    made.cells = [cell for cell in made.cells if own not in tags(cell)]
+    return made
+
+
+def lost_documents(folder: Path) -> list[str]:
+    """Links and pictures of the documents in ``folder`` that lead nowhere, or out of it."""
+    found = []
+    for path in sorted(folder.rglob("*.md")):
+        parsed, name = markdown.parse(path.read_text(encoding="utf-8")), path.relative_to(folder).as_posix()
+        for place in (*parsed.links, *parsed.images):
+            what = addresses.fault(place.address, path, folder, frozenset(parsed.anchors))
+            found += (
+                [f"{name}, line {place.line}: {place.address} is not in the folder: {what}"] if what else []
+            )
+    return found
 
 
 def missing_files(made: NotebookNode, folder: Path, language: str | None = None) -> list[str]:

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from rlhf import errors, profiles, report
-from tools import checking, editions, executing, scaffold
+from tools import along, checking, executing, scaffold
 from tools.notebooks import LANGUAGES, Course, build, one_language, pair, read
 
 
@@ -47,7 +47,7 @@ def export(course: Course, names: list[str], languages: list[str]) -> None:
         notebook = read(path) if path.is_file() else build(course.source(name))
         for language in languages:
             target = profiles.root() / "output" / language / path.name
-            editions.place(course, one_language(notebook, language), target)
+            along.place(course, one_language(notebook, language), target)
             print(f"output/{language}/{path.name}")
 
 
