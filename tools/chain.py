@@ -16,8 +16,8 @@ HEADS = {
     "zh": "配置 | 模型 | `rm_2` 的分数 | 比 SFT 高 | 分类器的分数 | 比 SFT 高 | 与 SFT 的 KL | distinct-2",
 }
 TEXTS = {
-    "en": "Seed {seed}, {prompts} held-out prompts, {hardware}, {date}. The four stages took {times} of processor time. "
-    "PPO sampled {ppo_3} responses in training, rejection sampling {rs_4}: the budgets differ: no race.",
+    "en": "Seed {seed}, {prompts} held-out prompts, {hardware}, {date}. The four stages took {times} "
+    "of processor time. PPO sampled {ppo_3} responses in training, rejection sampling {rs_4}: the budgets differ: no race.",
     "zh": "种子 {seed}，{prompts} 个留出提示，{hardware}，{date}。四个阶段占用的处理器时间：{times}。"
     "训练中 PPO 采样了 {ppo_3} 条回复，拒绝采样 {rs_4} 条：预算不同，不是比赛。",
 }
