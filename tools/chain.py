@@ -17,7 +17,8 @@ HEADS = {
 }
 TEXTS = {
     "en": "Seed {seed}, {prompts} held-out prompts, {hardware}, {date}. The four stages took {times} "
-    "of processor time. PPO sampled {ppo_3} responses in training, rejection sampling {rs_4}: the budgets differ: no race.",
+    "of processor time. PPO sampled {ppo_3} responses in training, rejection sampling {rs_4}: "
+    "the budgets differ: no race.",
     "zh": "种子 {seed}，{prompts} 个留出提示，{hardware}，{date}。四个阶段占用的处理器时间：{times}。"
     "训练中 PPO 采样了 {ppo_3} 条回复，拒绝采样 {rs_4} 条：预算不同，不是比赛。",
 }
