@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from rlhf import errors, profiles
-from tools import alts, site, site_check, site_links, site_pages, site_parts
+from tools import alts, site, site_check, site_links, site_pages, site_parts, site_sections
 from tools.notebooks import LANGUAGES, Course, build, one_language, read, write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -302,7 +302,7 @@ def test_the_pages_of_one_language(course):
 
 def test_a_link_that_leads_nowhere_is_named(course):
     with pytest.raises(errors.BadData, match=r"gone\.md"):
-        site_links.Links(course.root, "en").rewrite("see [this](../gone.md)", "notebooks")
+        site_links.Links(course.root, "en").rewrite("see [this](../gone.md)", "notebooks/a.ipynb")
 
 
 def test_a_readme_without_its_table_is_named(course):
@@ -314,9 +314,100 @@ def test_a_readme_without_its_table_is_named(course):
 
 def test_pictures_in_html_are_found_and_chinese_lines_joined():
     links = site_links.Links(ROOT, "zh")
-    shown = links.rewrite('# 标题\n第一\n行\n\n<img src="../figs/00_roles.svg" alt="图">', "notebooks")
+    shown = links.rewrite('# 标题\n第一\n行\n\n<img src="../figs/00_roles.svg" alt="图">', "tools/a.md")
     assert shown == '# 标题\n第一行\n\n<img src="/figs/00_roles.svg" alt="图">'
     assert list(links.figures) == ["figs/00_roles.svg"] and not links.files
+
+
+SECTIONS = {
+    "notes.md": "# 笔记 · Notes\n\n中文在前，英文在后。 · Chinese first, English below.\n\n"
+    "## 中文\n\n字\n\n### 开头\n\n字\n\n### 结尾\n\n<a id='last'></a>字\n\n"
+    "## English\n\nwords\n\n### The start\n\nwords\n\n### The end\n\nwords\n",
+    "other.md": "# Other\n\n## `a_b` again\n\n```\n## not this\n```\n\n## `a_b` again\n\n## 中文 too\n",
+}
+LEADS = {
+    "[x](../README.md#lessons)": "index-s-2",
+    "[x](../README.md#commands)": "guide-s-2",
+    "[x](../README.zh.md#命令)": "guide-s-2",
+    "[x](../README.md#results)": "results-s-1",
+    "[x](../README.md#rlhf)": "index-s-1",
+    "[x](../GLOSSARY.md#阶段--stages)": "glossary-s-2",
+    "[x](../benchmarks/RESULTS-download.md#downloads)": "results-s-4",
+    "[x](42_small.ipynb#1-The-reward-model)": "42_small-s-2",
+    "[x](42_small.ipynb#1-奖励模型)": "42_small-s-2",
+    "[x](#1-the-reward-model)": "42_small-s-2",
+    "[x](#top)": "42_small-s-1",
+    "[x](../notes.md#the-end)": "file-notes-md-s-3",
+    "[x](../notes.md#结尾)": "file-notes-md-s-3",
+    "[x](../notes.md#%E7%BB%93%E5%B0%BE)": "file-notes-md-s-3",
+    "[x](../notes.md#last)": "file-notes-md-s-3",
+    "[x](../notes.md#english)": "file-notes-md-s-1",
+    "[x](../other.md#a_b-again-1)": "file-other-md-s-3",
+    "[x](<../other.md#a_b-again> 'b')": "file-other-md-s-2",
+    "<a href='../other.md#a_b-again'>x</a>": "file-other-md-s-2",
+    "[x][name]\n\n[name]: ../notes.md#the-start": "file-notes-md-s-2",
+    "[![A map](../figs/a.svg)](../notes.md#the-start)": "file-notes-md-s-2",
+}
+
+
+@pytest.fixture
+def noted(course) -> Course:
+    """The same course with documents to link to."""
+    for name, text in SECTIONS.items():
+        (course.root / name).write_text(text, encoding="utf-8")
+    return course
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("link", LEADS)
+def test_an_anchor_leads_to_its_section_in_either_language(noted, language, link):
+    links = site_links.Links(noted.root, language)
+    shown = links.rewrite(link, "notebooks/42_small.ipynb")
+    assert f"#{LEADS[link]}" in shown and ".." not in shown, shown
+    assert list(links.figures) == (["figs/a.svg"] if "svg" in link else [])
+
+
+@pytest.mark.parametrize(
+    ("link", "left"),
+    [
+        ("[x](../README.md#gone)", "/index.md#gone"),
+        ("[x](../notes.md#gone)", "/files/notes.md.md#gone"),
+        ("[x](42_small.ipynb#gone)", "/lessons/42_small.ipynb#gone"),
+        ("[x](#gone)", "/lessons/42_small.ipynb#gone"),
+        ("[x](../benchmarks/RESULTS.md#gone)", "/results.md#gone"),
+        ("[x](../rlhf/a.py#L9)", "/files/rlhf/a.py.md#L9"),
+        ("[x](../rlhf/a.py#L2)", "/files/rlhf/a.py.md)"),  # a line that there is: its page
+    ],
+)
+def test_an_anchor_without_a_section_stays_to_be_counted(noted, link, left):
+    assert left in site_links.Links(noted.root, "en").rewrite(link, "notebooks/42_small.ipynb")
+
+
+def test_every_section_of_the_small_course_has_the_label_that_its_page_has(noted):
+    """Anchors are worked out from the files; the pages are written on their own."""
+    (noted.root / "rlhf" / "README.md").write_text("[n](../notes.md#last) [o](../other.md)\n", "utf-8")
+    for language in LANGUAGES:
+        made = site_pages.Pages(noted, language, noted.root / "src" / language, noted.root / "downloads")
+        made.write()
+        texts = [path.read_text("utf-8") for path in made.folder.rglob("*.md")]
+        texts += [cell.source for path in made.folder.rglob("*.ipynb") for cell in read(path).cells]
+        marks = dict(re.findall(r"^\(([\w-]+-s-\d+)\)=\n#+ (.*)$", "\n".join(texts), re.M))
+        for path in [*made.links.files, "README.md", "GLOSSARY.md"]:
+            for anchors, label in zip(*(made.links.sections._sections(path) or [([], [])])[0], strict=True):
+                title = re.sub(r"[\W_]", "", marks[label]).lower()
+                assert any(title in re.sub(r"[\W_]", "", anchor) for anchor in anchors), (
+                    path,
+                    label,
+                    anchors,
+                )
+        assert "file-notes-md-s-3" in marks and "file-other-md-s-4" in marks
+
+
+def test_a_document_in_halves_is_shown_in_one_language(noted):
+    both = site_sections.halves((noted.root / "notes.md").read_text("utf-8"))
+    assert " ".join(both["en"].split()) == "# Notes words ## The start words ## The end words"
+    assert " ".join(both["zh"].split()) == "# 笔记 字 ## 开头 字 ## 结尾 <a id='last'></a>字"
+    assert site_sections.halves("# A\n\n## English\n") is None
 
 
 @pytest.fixture
@@ -389,8 +480,8 @@ def test_a_missing_part_is_counted(course, whole, file, old, new, said):
 
 def test_links_in_code_stay():
     text = "`[a](b)` and\n```\n[c](d)\n# no heading\n```\n# heading"
-    assert site_links.Links(ROOT, "en").rewrite(text) == text
-    assert site_links.numbered(text, "n")[0] == text.replace("# heading", "(n-s-1)=\n# heading")
+    assert site_links.Links(ROOT, "en").rewrite(text, "README.md") == text
+    assert site_sections.numbered(text, "n")[0] == text.replace("# heading", "(n-s-1)=\n# heading")
 
 
 def test_a_cell_without_its_twin_is_counted(course):
@@ -466,13 +557,20 @@ def test_formulas_become_mathml_or_are_named():
             mathml.convert(wrong)
 
 
-def test_a_page_is_built(course):
-    """Sphinx itself, on the Chinese pages of the small course."""
+def test_a_page_is_built(noted):
+    """Sphinx itself, on the Chinese pages of the small course, two anchors among them: one is a section's."""
     extension("mathml")
+    course = noted
+    path = course.root / "README.zh.md"
+    path.write_text(
+        path.read_text("utf-8").replace("字。", "字，[甲](notes.md#结尾)，[乙](notes.md#没有)。"), "utf-8"
+    )
     source = pages(course, "zh")
     process = site._sphinx(source, course.root / "out" / "zh", "zh")
     _, said = process.communicate()
-    assert (process.returncode, said) == (0, "")
+    assert process.returncode == 0 and len(said.splitlines()) == 1 and "没有" in said, said
+    first = (course.root / "out" / "zh" / "index.html").read_text("utf-8")
+    assert 'href="files/notes.md.html#file-notes-md-s-3"' in first
     shown = (course.root / "out" / "zh" / "lessons" / "42_small.html").read_text("utf-8")
     assert shown.count("<math") == 3 and "<strong>重点</strong>" in shown
     assert 'alt="一条曲线"' in shown and 'alt="一条曲线"' in shown
@@ -485,4 +583,6 @@ def test_a_page_is_built(course):
     assert {kind: what for kind, what in found.items() if what and kind != "untranslated cells"} == {
         "broken links": found["broken links"]
     }
-    assert all("en/" in link or "downloads" in link for link in found["broken links"]), found["broken links"]
+    planted = [link for link in found["broken links"] if "no such anchor" in link]
+    assert len(planted) == 1 and planted[0].startswith("zh/index.html: files/notes.md.html#"), planted
+    assert all("en/" in link or "downloads" in link for link in found["broken links"] if link not in planted)

@@ -7,17 +7,17 @@ pages of the site, and the list of files that need a page because some text lead
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from rlhf.errors import BadData
+from tools import addresses, markdown
+from tools.site_sections import RESULTS, Sections, outside_code
 from tools.twins import CJK
 
-KEEP = re.compile(r"^(?P<mark>```+|~~~+).*?^(?P=mark)\s*$|(?P<tick>`+).+?(?P=tick)", re.M | re.S)  # code
-TARGET = re.compile(r"(!?)(\[(?:[^\[\]]|\[[^\]]*\])*\])\(\s*([^)\s]+)([^)]*)\)")
+TARGET = re.compile(r"(!?)(\[(?:[^\[\]]|\[[^\]]*\])*\])\(\s*(<[^<>\n]*>|[^)\s]+)([^)]*)\)")
+NAMED = re.compile(r"^( {0,3}\[(?!\^)([^\[\]\n]+)\]:[ \t]*)(<[^<>\n]*>|\S+)", re.M)  # [name]: address
 PICTURE = re.compile(r"(<img\b[^>]*?\bsrc=[\"'])([^\"']+)")
-ELSEWHERE = re.compile(r"[a-z]+:|#|//")
-HEADING = re.compile(r"^(#{1,6}) ", re.M)
+ANCHOR = re.compile(r"<a\s+href=([\"'])([^\"']*)\1\s*>([^<>\[\]\n]+)</a>", re.I)
 PAGES = {  # files that are pages of their own
     "README.md": "/index.md",
     "README.zh.md": "/index.md",
@@ -25,50 +25,65 @@ PAGES = {  # files that are pages of their own
 }
 
 
-def outside_code(text: str, change: Callable[[str], str]) -> str:
-    """``change(text)``, which sees a private character in place of each fenced or inline piece of code."""
-    codes: list[str] = []
-
-    def hide(code: re.Match) -> str:
-        codes.append(code[0])
-        return "\ue000"
-
-    shown = change(KEEP.sub(hide, text))
-    rest = iter(codes)
-    return re.sub("\ue000", lambda _: next(rest), shown)
-
-
 class Links:
     """Rewrites addresses; ``files`` collects what of the checkout is linked to, ``figures`` what is shown."""
 
     def __init__(self, root: Path, language: str):
         self.root, self.language = root, language
+        self.sections = Sections(root, language)
         self.files: dict[str, None] = {}
         self.figures: dict[str, None] = {}
 
-    def rewrite(self, text: str, folder: str = "") -> str:
-        """``text`` of a file in ``folder`` with the site's addresses. Raises BadData if one leads nowhere."""
-        return outside_code(text, lambda part: without_broken_lines(self._all_moved(part, folder)))
+    def rewrite(self, text: str, file: str) -> str:
+        """``text`` of ``file`` with the site's addresses. Raises BadData if one leads to no file.
 
-    def _all_moved(self, text: str, folder: str) -> str:
-        text = TARGET.sub(lambda match: self._moved(match, folder), text)
-        return PICTURE.sub(lambda match: f"{match[1]}{self._shown(match[2], folder)}", text)
+        An anchor that no section of the site has stays: Sphinx warns, ``tools.site_check`` counts it.
+        """
+        return outside_code(text, lambda part: without_broken_lines(self._all_moved(part, file)))
 
-    def _moved(self, match: re.Match, folder: str) -> str:
+    def _all_moved(self, text: str, file: str) -> str:
+        text = ANCHOR.sub(lambda match: self._plain(match), text)
+        text = TARGET.sub(lambda match: self._moved(match, file), text)
+        text = NAMED.sub(lambda match: self._named(match, text, file), text)
+        return PICTURE.sub(lambda match: f"{match[1]}{self._shown(match[2], file)}", text)
+
+    @staticmethod
+    def _plain(match: re.Match) -> str:
+        """A link in HTML as one in Markdown, which alone Sphinx can lead to a page of its own."""
+        return match[0] if markdown.elsewhere(match[2]) else f"[{match[3]}](<{match[2]}>)"
+
+    def _moved(self, match: re.Match, file: str) -> str:
         shown, words, address, rest = match.groups()
-        if shown:
-            return f"!{words}({self._shown(address, folder)}{rest})"
-        if ELSEWHERE.match(address):
-            return match[0]
-        path, new = self.place(address.partition("#")[0], folder)
-        self.files.setdefault(path)
-        return f"{words}({new}{rest})"
+        new = (self._shown if shown else self._led)(address.strip("<>"), file)
+        inner = TARGET.sub(lambda match: self._moved(match, file), words[1:-1])  # a picture that is a link
+        return f"{shown}[{inner}]({_enclosed(new)}{rest})"
 
-    def _shown(self, address: str, folder: str) -> str:
-        """Where a picture lies, seen from the folder of the pages."""
-        if ELSEWHERE.match(address):
+    def _named(self, match: re.Match, text: str, file: str) -> str:
+        name = re.escape(match[2])
+        picture = re.search(rf"!\[[^\[\]]*\]\[{name}\]|!\[{name}\](?![\[(])", text)
+        return match[1] + _enclosed((self._shown if picture else self._led)(match[3].strip("<>"), file))
+
+    def _led(self, address: str, file: str) -> str:
+        """Where a link leads: to the section that its anchor names, else to the page."""
+        if markdown.elsewhere(address):
             return address
-        path = self.place(address, folder)[0]
+        own, anchor = markdown.parts(address)
+        path, new = self.place(own, str(PurePosixPath(file).parent)) if own else self.place(file, "")
+        self.files.setdefault(path)
+        if not anchor:
+            return new
+        if label := self.sections.label(path, anchor):
+            return f"#{label}"
+        lines = addresses.anchors(self.root / path) if Path(path).suffix not in (".md", ".ipynb") else None
+        if lines and anchor in lines:
+            return new  # a line of code: its page
+        return f"{'/results.md' if new.startswith('#') else new}#{anchor}"
+
+    def _shown(self, address: str, file: str) -> str:
+        """Where a picture lies, seen from the folder of the pages."""
+        if markdown.elsewhere(address):
+            return address
+        path = self.place(markdown.parts(address)[0], str(PurePosixPath(file).parent))[0]
         self.figures.setdefault(path)
         return f"/{path}"
 
@@ -92,11 +107,15 @@ class Links:
             path = inside if (self.root / inside).is_file() else path
         if path in PAGES:
             return path, PAGES[path]
-        if re.fullmatch(r"benchmarks/RESULTS[^/]*\.md", path):
+        if RESULTS.fullmatch(path):
             return path, f"#{label(path)}"  # a place on the page of results
-        if path.startswith("notebooks/"):
+        if re.fullmatch(r"notebooks/[^/]+\.ipynb", path):
             return path, f"/lessons/{Path(path).name}"
         return path, f"/files/{path}.md"
+
+
+def _enclosed(address: str) -> str:
+    return f"<{address}>" if re.search(r"[\s()]", address) else address
 
 
 def label(path: str) -> str:
@@ -114,19 +133,3 @@ def without_broken_lines(text: str) -> str:
         else:
             lines.append(line)
     return "\n".join(lines[1:])
-
-
-def numbered(text: str, name: str, first: int = 1) -> tuple[str, int]:
-    """Mark the headings so that both languages share their anchors: ``name-s-1``, ``name-s-2``, …
-
-    Returns:
-        the text, and the number of the next heading.
-    """
-    count = first
-
-    def mark(_: re.Match) -> str:
-        nonlocal count
-        count += 1
-        return f"({name}-s-{count - 1})=\n{_[0]}"
-
-    return outside_code(text, lambda part: HEADING.sub(mark, part)), count

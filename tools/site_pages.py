@@ -18,10 +18,9 @@ from rlhf.errors import BadData
 from rlhf.files import whole_text
 from tools import alts
 from tools.notebooks import Course, one_language, read, tags
-from tools.site_links import Links, label, numbered, outside_code
+from tools.site_links import Links, label
+from tools.site_sections import COMMENT, Readme, halves, numbered, outside_code, page_name, results
 
-SECTION = re.compile(r"^## ", re.M)
-COMMENT = re.compile(r"<!--.*?-->\n?", re.S)
 PICTURES = {".svg", ".png", ".jpg", ".gif", ".webp"}
 LEXERS = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
 WORDS = {
@@ -78,11 +77,10 @@ class Pages:
         tops = "\n".join(["guide", "lessons/index", "results", "glossary", "downloads"])
         self._page("index", f"{readme.intro}\n{readme.lessons}\n\n{_tree(tops)}")
         self._page("guide", f"# {self.words['guide']}\n\n{readme.rest}")
-        self._page(
-            "lessons/index", f"# {self.words['lessons']}\n\n{_body(readme.lessons)}\n\n{_tree(below)}", ""
-        )
+        lessons = f"# {self.words['lessons']}\n\n{_body(readme.lessons)}\n\n{_tree(below)}"
+        self._page("lessons/index", lessons)
         self._results(readme)
-        self._page("glossary", glossary(self.course.root / "GLOSSARY.md", self.language))
+        self._page("glossary", glossary(self.course.root / "GLOSSARY.md", self.language), "GLOSSARY.md")
         self._downloads()
         self._files()
         for path in self.links.figures:
@@ -90,8 +88,8 @@ class Pages:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(self.course.root / path, target)
 
-    def _page(self, name: str, text: str, seen_from: str = "") -> None:
-        text = self.links.rewrite(COMMENT.sub("", text), seen_from)
+    def _page(self, name: str, text: str, file: str = "README.md") -> None:
+        text = self.links.rewrite(COMMENT.sub("", text), file)
         whole_text(self.folder / f"{name}.md", numbered(text, name.replace("/", "-"))[0])
 
     def _lesson(self, name: str) -> None:
@@ -113,7 +111,9 @@ class Pages:
         for cell in notebook.cells:
             cells.append(cell)
             if cell.cell_type == "markdown":
-                cell.source, count = numbered(self.links.rewrite(cell.source, "notebooks"), name, count)
+                cell.source, count = numbered(
+                    self.links.rewrite(cell.source, f"notebooks/{name}.ipynb"), name, count
+                )
             elif "solution" in tags(cell):
                 cell.metadata["tags"] = ["hide-cell"]
             cell.metadata.pop("seconds", None)
@@ -125,9 +125,10 @@ class Pages:
 
     def _results(self, readme: Readme) -> None:
         page = [f"# {self.words['results']}", _body(readme.results), f"## {self.words['measured']}"]
-        text = self.links.rewrite(COMMENT.sub("", "\n\n".join(page)))
-        for file in sorted((self.course.root / "benchmarks").glob("RESULTS*.md"), key=lambda path: path.stem):
-            own = self.links.rewrite(COMMENT.sub("", file.read_text(encoding="utf-8")), "benchmarks")
+        text = self.links.rewrite(COMMENT.sub("", "\n\n".join(page)), "README.md")
+        for file in results(self.course.root):
+            own = file.read_text(encoding="utf-8")
+            own = self.links.rewrite(COMMENT.sub("", own), f"benchmarks/{file.name}")
             own = outside_code(own, lambda part: re.sub(r"^(#+) ", r"\1## ", part, flags=re.M))
             text += f"\n\n({label(file.name)})=\n{own}"
         whole_text(self.folder / "results.md", numbered(text, "results")[0])
@@ -165,43 +166,25 @@ class Pages:
                     self._file(path, self.folder / new[1:])
 
     def _file(self, path: str, page: Path) -> None:
-        name = re.sub(r"[^a-z0-9]+", "-", f"file-{path}".lower())
-        whole_text(page, f"---\norphan: true\n---\n{numbered(self._as_markdown(path), name)[0]}")
+        text = numbered(self._as_markdown(path), page_name(path))[0]
+        whole_text(page, f"---\norphan: true\n---\n{text}")
 
     def _as_markdown(self, path: str) -> str:
-        """A folder as a list, Markdown as it is, a picture as a picture, anything else as code."""
+        """A folder as a list, Markdown in this language, a picture as a picture, anything else as code."""
         source, words = self.course.root / path, self.words["file"].format(path=path)
         if source.is_dir():
             names = sorted(each.name for each in source.iterdir() if not each.name.startswith((".", "_")))
-            return self.links.rewrite("\n".join([f"# {path}\n", *(f"- [{n}]({n})" for n in names)]), path)
+            listed = "\n".join([f"# {path}\n", *(f"- [{n}](<{n}>)" for n in names)])
+            return self.links.rewrite(listed, f"{path}/-")
         if source.suffix in PICTURES:
             self.links.figures.setdefault(path)
             return f"# {source.name}\n\n![{words}](/{path})\n"
         text = source.read_text(encoding="utf-8", errors="replace")
         if source.suffix == ".md":
-            return self.links.rewrite(COMMENT.sub("", text), str(Path(path).parent))
+            text = COMMENT.sub("", text)
+            return self.links.rewrite((halves(text) or {self.language: text})[self.language], path)
         fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
         return f"# {source.name}\n\n{words}\n\n{fence}{LEXERS.get(source.suffix, 'text')}\n{text}\n{fence}\n"
-
-
-class Readme:
-    """A README in pieces, found by what they hold, so that its headings may be renamed."""
-
-    def __init__(self, path: Path):
-        first, *sections = SECTION.split(path.read_text(encoding="utf-8"))
-        sections = [f"## {section.strip()}\n" for section in sections]
-        self.lessons = self._one(path, sections, "](notebooks/")
-        self.results = self._one(path, sections, "<!-- results:")
-        self.rest = "\n".join(s for s in sections if s not in (self.lessons, self.results))
-        lines = first.splitlines()  # the title, and below it the line that leads to the other language
-        self.intro = "\n".join(line for line in lines if not re.search(r"\]\(README(\.zh)?\.md\)", line))
-
-    @staticmethod
-    def _one(path: Path, sections: list[str], mark: str) -> str:
-        found = [section for section in sections if mark in section]
-        if not found:
-            raise BadData(f"{path.name} 里没有带 {mark} 的一节。", f"{path.name} has no section with {mark}.")
-        return found[0]
 
 
 def glossary(path: Path, language: str) -> str:
