@@ -81,6 +81,22 @@ def build(
     return plan
 
 
+def room_for_two() -> bool:
+    """Whether the two models are better trained at the same time: each gains little from a second core."""
+    return (os.cpu_count() or 1) > 1 and profiles.pick_device() == "cpu"
+
+
+def outdated(profile: str) -> bool:
+    """Whether a model that is there was built with other sizes, another seed or from other reviews than
+    ``profile`` asks for now, so that :func:`build` would build it anew. Reads no model."""
+    plan = make_plan(profile, None, None)
+    digest = _digest_files(plan.data)
+    records = {name: _recorded(getattr(plan, name)) for name in MODELS}
+    return any(
+        record is not None and record != _fingerprint(name, plan, digest) for name, record in records.items()
+    )
+
+
 def make_plan(profile: str | None, data: str | Path | None, seed: int | None) -> Plan:
     """Resolve a profile into sizes and folders. On a GPU the profile's ``gpu`` sizes replace the others."""
     fields = profiles.read(profile)
@@ -217,7 +233,7 @@ def _model_stage(
         tokenizer.save_pretrained(partial)
         tokenizer.backend_tokenizer.model.save(str(partial))  # vocab.json and merges.txt, as on the hub
         record = {
-            "fingerprint": _fingerprint(name, plan, reviews),
+            "fingerprint": _fingerprint(name, plan, reviews.digest),
             "seed": plan.seed,
             "data": str(reviews.folder),
             "sizes": plan.sizes[name],
@@ -277,9 +293,9 @@ def _write_record(folder: Path, record: dict) -> None:
     (folder / "build.json").write_text(json.dumps(record, indent=1, default=dict) + "\n", encoding="utf-8")
 
 
-def _fingerprint(name: str, plan: Plan, reviews: _Reviews) -> str:
-    """What a model depends on."""
-    return _digest([FORMAT, name, plan.sizes[name], plan.seed, reviews.digest])
+def _fingerprint(name: str, plan: Plan, reviews: str) -> str:
+    """What a model depends on; ``reviews`` is their digest."""
+    return _digest([FORMAT, name, plan.sizes[name], plan.seed, reviews])
 
 
 def _up_to_date(name: str, plan: Plan, reviews: _Reviews) -> bool:
@@ -289,7 +305,7 @@ def _up_to_date(name: str, plan: Plan, reviews: _Reviews) -> bool:
         profiles.require_model(folder, "")
     except errors.MissingAssets:
         return False
-    return _recorded(folder) == _fingerprint(name, plan, reviews)
+    return _recorded(folder) == _fingerprint(name, plan, reviews.digest)
 
 
 def _digest(value: Any) -> str:
@@ -326,8 +342,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="default: the profile's seed")
     parser.add_argument("--force", action="store_true", help="build again even what is up to date")
     asked = parser.parse_args(arguments)
-    room = (os.cpu_count() or 1) > 1 and profiles.pick_device() == "cpu"
-    build(asked.profile, asked.data, asked.seed, asked.force, side_by_side=room)
+    build(asked.profile, asked.data, asked.seed, asked.force, side_by_side=room_for_two())
     return 0
 
 

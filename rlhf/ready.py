@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -67,15 +68,27 @@ def lesson_named(word: str) -> str:
     found = [name for name in there if wanted and name.startswith(wanted)]
     if len(found) == 1:
         return found[0]
-    listed = "\n  ".join(there)
-    if not wanted:
-        zh, en = (
+    zh, en = _no_such_lesson(word.strip(), there)
+    listed = "".join(f"\n  {name}" for name in there)
+    raise BadData(f"{zh}现有：", f"{en} There are:{listed}")
+
+
+def _no_such_lesson(word: str, there: Sequence[str]) -> tuple[str, str]:
+    """What to say to ``word``, which names none of the lessons or no single one."""
+    if not word.strip("./"):
+        return (
             "要准备哪一课？例如 make ready LESSON=07。",
             "Which lesson? For example: make ready LESSON=07.",
         )
-    else:
-        zh, en = f"没有“{word}”这一课，或不止一课。", f"There is no lesson {word!r}, or more than one."
-    raise BadData(f"{zh}现有：\n  {listed}", f"{en} The lessons are the ones above.")
+    if len(re.split(r"[\s,;，、]+", word)) > 1:
+        return (
+            f"一次一课，而不是“{word}”：几课就运行几次。",
+            f"One lesson at a time, not {word!r}: run it for each.",
+        )
+    like = ", ".join(name for name in there if word.lower() in name)
+    if like:
+        return f"要写编号，“{word}”不够：也许是 {like}？", f"{word!r} is not enough, give the number: {like}?"
+    return f"没有“{word}”这一课。", f"There is no lesson {word!r}."
 
 
 def needs(source: str, lesson: str) -> tuple[Need, ...]:
@@ -184,15 +197,21 @@ def _json(path: Path) -> dict:
 
 
 def base(profile: str) -> str:
-    """What has to be done for the profile's own models and data: ``build``, ``download``, or nothing."""
+    """What has to be done for the profile's own models and data: ``build``, ``download``, ``both``, or
+    nothing. What was built from other settings counts as missing, for ``make lab`` would build it anew."""
+    from rlhf import build
+
     fields = profiles.read(profile)
     try:
         for name in ("policy", "reward_model"):
             profiles.require_model(profiles.root() / fields[name], fields["prepare"])
         profiles.require_data(profiles.dataset_folder(fields), fields["prepare"])
     except MissingAssets:
-        return "build" if "build" in fields else "download"
-    return ""
+        if "build" not in fields:
+            return "download"
+        real = "corpus" not in fields["build"]  # built from reviews that have to be downloaded first
+        return "both" if real and not profiles.dataset_folder(fields).is_dir() else "build"
+    return "build" if "build" in fields and build.outdated(profile) else ""
 
 
 def make_base(profile: str, how: str) -> None:
@@ -203,17 +222,14 @@ def make_base(profile: str, how: str) -> None:
     """
     from rlhf import assets, build
 
-    fields = profiles.read(profile)
-    real = "corpus" not in fields.get("build", {})  # built from reviews that have to be downloaded first
-    fetch = how == "download" or (real and not profiles.dataset_folder(fields).is_dir())
-    if fetch and assets.main(["--profile", profile]):
+    if how != "build" and assets.main(["--profile", profile]):
         raise MissingAssets(
             f"配置 {profile} 的下载没有完成，原因见上。同样的命令再运行一次就接着下。",
             f"The download for the profile {profile} is not complete; the reason is above. The same "
             "command once more goes on.",
         )
-    if how == "build":
-        build.build(profile)
+    if how != "download":
+        build.build(profile, side_by_side=build.room_for_two())
 
 
 def make(need: Need, profile: str) -> None:
@@ -277,6 +293,14 @@ def about_base(profile: str) -> float | None:
 # ------------------------------------------------------------------------------------------ the command line
 
 
+STEPS = {
+    "build": "要构建 to be built",
+    "download": "要下载 to be downloaded",
+    "both": "要先下载，再构建 to be downloaded, then built",
+    "": "",
+}
+
+
 @dataclass(frozen=True)
 class Todo:
     """Everything that one lesson asks for, and what of it is not there."""
@@ -294,8 +318,8 @@ class Todo:
         """The list that is printed, in both languages."""
         fields = profiles.read(self.profile)
         what = ", ".join(fields[name] for name in ("policy", "reward_model", "dataset"))
-        step = {"build": "要构建 to be built", "download": "要下载 to be downloaded", "": ""}[self.base]
-        lines = [_line(what, step, about_base(self.profile) if self.base == "build" else None)]
+        about = about_base(self.profile) if self.base in ("build", "both") else None
+        lines = [_line(what, STEPS[self.base], about)]
         for need, state in self.needs.items():
             step = "" if state.there else "要训练 to be trained"
             what = f"output/{need.name} · 第 {need.lesson[:2]} 课的结果 of lesson {need.lesson[:2]}"

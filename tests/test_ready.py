@@ -92,14 +92,36 @@ def test_a_lesson_by_number_or_name(word):
     assert ready.lesson_named(word) == "07_ppo_imdb"
 
 
-@pytest.mark.parametrize("word", ["", "77", "ppo", "0x", "../07"])
-def test_no_such_lesson_is_said_with_the_ones_there_are(word, capsys):
-    if word == "../07":
-        assert ready.lesson_named(word) == "07_ppo_imdb"  # a path is taken by its name
-        return
+@pytest.mark.parametrize(
+    ("word", "answer"),
+    [
+        ("", "Which lesson?"),
+        (".", "Which lesson?"),
+        ("77", "no lesson '77'"),
+        ("0x", "no lesson '0x'"),
+        ("PPO", "give the number: 06_ppo_step_by_step, 07_ppo_imdb, 09_beyond_ppo?"),
+        ("07 08", "One lesson at a time"),
+        ("7,8", "One lesson at a time"),
+    ],
+)
+def test_no_such_lesson_is_said_with_the_ones_there_are(word, answer, capsys):
     assert ready.main([word]) == 2
     said = capsys.readouterr().err
-    assert "07_ppo_imdb" in said and "lesson" in said and "课" in said
+    assert answer in said and re.search("[一-鿿]{3}", said) and "\n  07_ppo_imdb\n" in said
+    assert ready.lesson_named("../07") == "07_ppo_imdb"  # a path is taken by its name
+
+
+def test_models_of_other_settings_are_to_be_built_anew(small, monkeypatch):
+    from rlhf import build
+
+    assert ready.base("offline") == ""  # built by nobody: left alone
+    plan = build.make_plan("offline", None, None)
+    for name in build.MODELS:
+        mark = build._fingerprint(name, plan, build._digest_files(plan.data))
+        (getattr(plan, name) / "build.json").write_text(json.dumps({"fingerprint": mark}))
+    assert ready.base("offline") == ""
+    monkeypatch.setenv("RLHF_SEED", "5")
+    assert ready.base("offline") == "build"
 
 
 # ------------------------------------------------------------------------------------------------ making it
@@ -179,11 +201,12 @@ def test_a_home_without_models_is_built_first(tmp_path, monkeypatch, capsys):
     assert "to be downloaded" in capsys.readouterr().out
     assert ready.main(["00", "--profile", "nowhere"]) == 2
     done = []
-    monkeypatch.setattr("rlhf.build.build", lambda profile: done.append(profile))
+    monkeypatch.setattr("rlhf.build.build", lambda profile, side_by_side: done.append(profile))
     monkeypatch.setattr("rlhf.assets.main", lambda words: done.append(words[1]) or 1)
     ready.make_base("offline", "build")
     assert done == ["offline"]  # the bundled corpus needs no download
-    for profile, how in (("imdb", "build"), ("full", "download")):
+    assert ready.base("imdb") == "both"  # its reviews have to be downloaded before
+    for profile, how in (("imdb", "both"), ("full", "download")):
         with pytest.raises(errors.MissingAssets, match="not complete"):
             ready.make_base(profile, how)
     assert done == ["offline", "imdb", "full"]
