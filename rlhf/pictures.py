@@ -389,9 +389,27 @@ def _plain(value):
     return value.item() if hasattr(value, "item") else value
 
 
+# ipywidgets gives the handle of a slider no name; the tooltip ends up on an empty label. One observer serves
+# the page, since front ends draw cells anew. Where no script runs, the number fields still have names.
+NAME_HANDLES = """
+(() => {
+    const nameless = ".widget-slider .noUi-handle:not([aria-label])";
+    const name = () => document.querySelectorAll(nameless).forEach(handle => {
+        const label = handle.closest(".widget-slider").querySelector(".widget-label");
+        if (label && label.title) handle.setAttribute("aria-label", label.title);
+    });
+    name();
+    if (!window.namedHandles) {
+        window.namedHandles = new MutationObserver(name);
+        window.namedHandles.observe(document.body, {childList: true, subtree: true});
+    }
+})();
+"""
+
+
 def sliders(draw: Callable[..., Html | Picture], **knobs: tuple[float, float, float, float]):
-    """One slider per number that ``draw`` takes; moving one draws again, below. Tab leads from slider to
-    slider, the arrow keys move the one that has the focus.
+    """A number field and a slider per number that ``draw`` takes; moving one draws again, below. Tab leads
+    from one to the next, the arrow keys move what has the focus, a screen reader says its name and value.
 
     A widget lives in a running notebook only. A page that is to show something without one needs a picture
     of its own beside it.
@@ -402,32 +420,31 @@ def sliders(draw: Callable[..., Html | Picture], **knobs: tuple[float, float, fl
         knobs: ``name=(low, high, step, start)``.
     """
     import ipywidgets
+    from IPython.display import Javascript
 
-    controls = {
-        name: ipywidgets.FloatSlider(
-            value=start,
-            min=low,
-            max=high,
-            step=step,
-            description=name,
-            tooltip=f"{name}, {low} to {high}",
-            continuous_update=False,
-        )
-        for name, (low, high, step, start) in knobs.items()
-    }
+    fields, rows = {}, []
+    for name, (low, high, step, start) in knobs.items():
+        limits = {"value": start, "min": low, "max": high, "step": step}
+        field = ipywidgets.BoundedFloatText(**limits, description=name, layout={"width": "11em"})
+        said = f"{name}, {low} to {high}"
+        slider = ipywidgets.FloatSlider(**limits, tooltip=said, readout=False, continuous_update=False)
+        ipywidgets.link((field, "value"), (slider, "value"))
+        fields[name] = field
+        rows.append(ipywidgets.HBox([field, slider]))
     shown = ipywidgets.HTML()
 
     def redraw(_=None) -> None:
         try:
-            shown.value = _as_html(draw(**{name: control.value for name, control in controls.items()}))
+            shown.value = _as_html(draw(**{name: field.value for name, field in fields.items()}))
         except CourseError as error:
             shown.value = f"<pre>{html.escape(str(error))}</pre>"
 
-    for control in controls.values():
-        control.observe(redraw, "value")
+    for field in fields.values():
+        field.observe(redraw, "value")
     redraw()
-    rows = [ipywidgets.HBox(list(controls.values())[i : i + 2]) for i in range(0, len(controls), 2)]
-    return ipywidgets.VBox([*rows, shown])
+    names = ipywidgets.Output()
+    names.append_display_data(Javascript(NAME_HANDLES))
+    return ipywidgets.VBox([*rows, shown, names])
 
 
 def _as_html(picture: Html | Picture) -> str:

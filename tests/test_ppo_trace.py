@@ -402,12 +402,16 @@ def test_sliders_draw_again_and_show_errors(recorded):
         return tape.what_if(beta=beta, lam=lam).grid(0, title=f"beta {beta}")
 
     box = sliders(draw, beta=(0.0, 1.0, 0.1, 0.2), lam=(0.0, 2.0, 0.05, 0.95))
-    controls, shown = box.children[0].children, box.children[-1]
+    (beta, beta_slider), (lam, _) = (row.children for row in box.children[:2])
+    shown, names = box.children[2:]
     assert "beta 0.2" in shown.value
     first = shown.value
-    controls[0].value = 0.7
-    assert "beta 0.7" in shown.value and shown.value != first
-    controls[1].value = 1.5  # lam above 1: the trainer's own message, not a traceback
+    beta_slider.value = 0.7  # the field goes along
+    assert beta.value == 0.7 and "beta 0.7" in shown.value and shown.value != first
+    assert beta.description == "beta"
+    assert beta_slider.tooltip == "beta, 0.0 to 1.0"
+    assert "aria-label" in names.outputs[0]["data"]["application/javascript"]
+    lam.value = 1.5  # above 1: the trainer's own message, not a traceback
     assert "lam" in shown.value and "<pre>" in shown.value
     picture = sliders(lambda beta: tape.what_if(beta=beta).picture(1), beta=(0.0, 1.0, 0.1, 0.2))
-    assert re.match(r'<img alt="[^"]+" src="data:image/png;base64,', picture.children[-1].value)
+    assert re.match(r'<img alt="[^"]+" src="data:image/png;base64,', picture.children[1].value)

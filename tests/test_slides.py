@@ -8,8 +8,8 @@ import nbformat
 import pytest
 from matplotlib import pyplot as plt
 
-from rlhf import errors, pictures
-from tools import decks, letters, slides
+from rlhf import errors, pictures, profiles
+from tools import decks, letters, slides, system
 
 PIXEL = base64.b64encode(b"\x89PNG not looked at").decode()
 GOOD = """\
@@ -120,12 +120,34 @@ def test_a_rule_inside_code_does_not_end_a_slide(deck):
 
 
 def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch):
-    monkeypatch.setattr(slides.shutil, "which", lambda name: None)
-    monkeypatch.delenv("CHROME_PATH", raising=False)
+    monkeypatch.setattr(system.shutil, "which", lambda name: None)
+    monkeypatch.setattr(system, "FONTS", ())
+    monkeypatch.setattr(system.sys, "platform", "linux")
+    for name in system.CHOSEN:
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(errors.MissingAssets) as caught:
         slides.prepare()
-    assert "node, npm, chromium" in caught.value.en and slides.INSTALL in caught.value.en
-    assert slides.INSTALL in caught.value.zh
+    command = "sudo apt install nodejs npm chromium fonts-noto-cjk"
+    assert "node, npm, chromium, fonts-noto-cjk" in caught.value.en and command in caught.value.en
+    assert command in caught.value.zh
+    for readme in ("README.md", "README.zh.md"):
+        assert command in (profiles.CHECKOUT / readme).read_text(encoding="utf-8")
+
+
+def test_a_browser_that_is_no_program_and_an_old_node_are_named(monkeypatch, tmp_path, capsys):
+    node = tmp_path / "node"
+    node.write_text("#!/bin/sh\necho v12.22.9\n")
+    node.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("RLHF_CHROMIUM", "")
+    monkeypatch.setenv("CHROME_PATH", "/no/such/chrome")
+    assert system.main(["node", "chromium"]) == 2
+    said = capsys.readouterr().err
+    assert "needs node, chromium" in said and "CHROME_PATH is no program: /no/such/chrome" in said
+    assert "here is 12" in said and "这里是 12" in said
+    node.write_text("#!/bin/sh\necho v20.19.1\n")
+    monkeypatch.setenv("CHROME_PATH", str(node))
+    assert system.main(["node", "chromium"]) == 0
 
 
 def test_an_unknown_deck_is_named(capsys):

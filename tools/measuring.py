@@ -10,7 +10,6 @@ import html
 import json
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -18,8 +17,8 @@ from pathlib import Path
 
 from rlhf import errors
 from rlhf.files import whole_text
+from tools.system import find_browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 TIMEOUT = 1800  # seconds for one run of the browser, over all decks
 # Marp lays out one slide at a time; here all are wanted.
 ALL = "<style>.bespoke-marp-slide{display:block!important;content-visibility:visible!important}</style>"
@@ -35,12 +34,6 @@ addEventListener("message", event => {
 });
 </script><body>"""
 MEASURED = re.compile(r"<pre>(.*?)</pre>", re.S)
-
-
-def find_browser() -> str | None:
-    """A Chromium or Chrome: ``CHROME_PATH``, else what is installed."""
-    wanted = os.environ.get("CHROME_PATH")
-    return wanted or next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
 def is_root() -> bool:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,24 +22,15 @@ from pathlib import Path
 
 from rlhf import errors, profiles
 from rlhf.files import whole_text
-from tools import decks
-from tools.measuring import find_browser, is_root, measure, output
+from tools import decks, system
+from tools.measuring import is_root, measure
 from tools.notebooks import LANGUAGES
+from tools.system import find_browser
 
 SLIDES = profiles.CHECKOUT / "slides"
 MARP = SLIDES / "node_modules" / ".bin" / "marp"
 TIMEOUT = 1800  # seconds for one run of Marp, over all decks
-INSTALL = "sudo apt install nodejs npm chromium fonts-noto-cjk"
-
-
-def missing() -> list[str]:
-    """System packages that building needs and this machine lacks."""
-    found = [name for name in ("node", "npm") if shutil.which(name) is None]
-    if find_browser() is None:
-        found.append("chromium")
-    if shutil.which("fc-list") and not output(["fc-list", ":lang=zh", "family"]).strip():
-        found.append("fonts-noto-cjk")
-    return found
+NEEDED = ["node", "npm", "chromium", "fonts-noto-cjk"]
 
 
 def prepare() -> None:
@@ -49,12 +39,7 @@ def prepare() -> None:
     Raises:
         MissingAssets: a system package is missing, or npm could not install Marp.
     """
-    lacking = missing()
-    if lacking:
-        raise errors.MissingAssets(
-            f"制作幻灯片还缺：{', '.join(lacking)}。请安装：{INSTALL}",
-            f"Building slides needs {', '.join(lacking)}. Install: {INSTALL}",
-        )
+    system.need(("制作幻灯片", "Building slides needs"), NEEDED)
     installed = SLIDES / "node_modules" / ".package-lock.json"
     lock = SLIDES / "package-lock.json"
     if MARP.is_file() and installed.is_file() and installed.stat().st_mtime >= lock.stat().st_mtime:

@@ -64,16 +64,16 @@ BROKEN = f"""async (index) => {{ {CELL}
         await new Promise(done => setTimeout(done, 100));
     return images.filter(image => !image.naturalWidth).map(image => image.src.slice(0, 120));
 }}"""
-# what the keyboard has, if it is a control of a widget in this cell
+# what the keyboard has, if it is a control of a widget in this cell; words beside a control are no name
 FOCUS = f"""(index) => {{ {CELL}
-    const here = document.activeElement, box = here.closest('.jupyter-widgets');
-    if (!box || !cell.contains(here)) return null;
+    const here = document.activeElement;
+    if (!here.closest('.jupyter-widgets') || !cell.contains(here)) return null;
     const own = here.getAttribute('aria-label') || (here.labels && here.labels[0] || {{}}).textContent;
-    const label = (box.querySelector('.widget-label') || {{}}).textContent;
-    const all = cell.querySelectorAll('.jupyter-widgets [tabindex], .jupyter-widgets [contenteditable]');
-    return {{role: here.getAttribute('role') || here.tagName.toLowerCase(),
-             place: Array.from(all).indexOf(here), name: (own || label || here.textContent).trim(),
-             value: (box.querySelector('.widget-readout') || {{}}).textContent || null}};
+    const kinds = ['[tabindex]', '[contenteditable]', 'button', 'select', 'input', 'textarea'];
+    const all = cell.querySelectorAll(kinds.map(kind => '.jupyter-widgets ' + kind).join(', '));
+    return {{role: here.getAttribute('role') || here.type || here.tagName.toLowerCase(),
+             place: Array.from(all).indexOf(here), name: (own || here.textContent).trim(),
+             value: here.getAttribute('aria-valuetext') || here.value || null}};
 }}"""
 DRAWN = f"""(index) => {{ {CELL}
     return cell.querySelector('.jupyter-widgets') !== null;
@@ -167,7 +167,7 @@ def broken_images(page, index: int) -> list[str]:
 @dataclass
 class Control:
     """What the keyboard has: a control of a widget. ``place`` tells it from the others of its cell; ``value``
-    is what its readout says (``aria-valuenow`` has one decimal)."""
+    is what a screen reader says (``aria-valuetext``; ``aria-valuenow`` has one decimal)."""
 
     role: str
     place: int
@@ -212,11 +212,11 @@ def _free_port() -> int:
 
 
 def _wait(lab: Lab, server: subprocess.Popen) -> None:
-    for _ in range(600):
+    for _ in range(1800):
         if server.poll() is not None:
             raise RuntimeError(f"JupyterLab stopped: {(lab.folder / 'lab.log').read_text()[-2000:]}")
         with contextlib.suppress(OSError):
             urllib.request.urlopen(f"http://127.0.0.1:{lab.port}/api?token={lab.token}", timeout=2)
             return
         time.sleep(0.1)
-    raise RuntimeError("JupyterLab did not answer within a minute")
+    raise RuntimeError("JupyterLab did not answer within three minutes")

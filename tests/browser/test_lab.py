@@ -21,6 +21,7 @@ from .lab import CHECKOUT, SHOTS, run_all, running_lab, show
 
 COURSE = Course(CHECKOUT)
 SECONDS = 3600  # for one lesson; they take minutes, more where other work has the cores
+MOVES = {"slider": ("ArrowLeft", "ArrowRight"), "number": ("ArrowDown", "ArrowUp")}  # the keys that move it
 NOT_OURS = ()  # pieces of console errors that JupyterLab itself is known for
 
 
@@ -82,32 +83,34 @@ def pictures_that_did_not_load(page, cells: list[dict]) -> list[str]:
 
 
 def use_by_keyboard(page, index: int, shot: Path) -> int:
-    """Every control of the cell's widgets is reached with Tab and has a name; sliders move with the arrows,
-    and what is shown moves along. Returns how many sliders; a progress bar is a widget without controls."""
+    """Every control of the cell's widgets is reached with Tab and has a name of its own; sliders and numbers
+    move with the arrows, and what is shown moves along. Returns how many moved: a progress bar has none."""
     show(page, index)
     page.wait_for_function(f"({looking.DRAWN})({index})", timeout=120_000)
-    reached, sliders = [], 0
+    reached, moving = [], 0
     if not looking.controls(page, index):
-        return sliders
+        return moving
     for control in looking.tab_through(page, index):
-        assert control.name, f"a {control.role} without a label"
+        assert control.name, f"a {control.role} without a name"
         reached.append(control)
-        if control.role != "slider":
+        if control.role not in MOVES:
             continue
-        sliders += 1
+        role = {"number": "spinbutton"}.get(control.role, control.role)
+        assert page.get_by_role(role, name=control.name, exact=True).count(), "as Chromium computes the name"
+        moving += 1
         before = looking.shown(page, index)
-        page.keyboard.press("ArrowLeft")
-        moved = looking.focused(page, index)
-        if moved.value == control.value:  # it stood at its lower end
-            page.keyboard.press("ArrowRight")
+        for key in MOVES[control.role]:
+            page.keyboard.press(key)
             moved = looking.focused(page, index)
+            if moved.value != control.value:  # else it stood at its end
+                break
         assert moved.value != control.value, f"{control.name} does not move"
         page.wait_for_function(
             f"(before) => ({looking.SHOWN})({index}) !== before", arg=before, timeout=120_000
         )
     assert sum(control.role != "div" for control in reached) >= looking.controls(page, index)
     page.screenshot(path=shot)
-    return sliders
+    return moving
 
 
 @pytest.mark.timeout(SECONDS)
