@@ -133,10 +133,19 @@ def test_no_lesson_leaks_and_none_is_half_translated(name, tmp_path):
     for edition in editions.EDITIONS:
         for language in ("zh", "en"):
             out = tmp_path / edition / language
-            editions.export(course, name, edition, language, out)
+            editions.export(course, name, edition, language, out, course.names())
             for other in course.names():  # lessons point at each other
                 (out / f"{other}.ipynb").touch()
             assert editions.problems(course, name, edition, language, out) == []
+
+
+def test_links_to_lessons_that_are_not_handed_out_become_words(course, capsys):
+    (course.lessons / "44_next.py").write_text(LESSON.replace("43", "44").replace("44_class", "43_class"))
+    place = course.root / "output" / "student" / "en" / "44_next.ipynb"
+    assert export(course, "44") == 0, capsys.readouterr()
+    assert "and one before." in read(place).cells[0].source
+    assert export(course) == 0, capsys.readouterr()
+    assert "and [one before](43_class.ipynb#top)." in read(place).cells[0].source
 
 
 def test_a_copy_that_somebody_worked_in_is_put_aside(course, capsys):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import posixpath
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from nbformat import NotebookNode
@@ -50,6 +51,17 @@ def moved(notebook: NotebookNode, root: Path) -> tuple[NotebookNode, set[str]]:
         if cell.cell_type == "markdown":
             cell.source = UP.sub(turned, cell.source)
     return notebook, files
+
+
+def without_links(notebook: NotebookNode, absent: Collection[str]) -> NotebookNode:
+    """``notebook`` with links to the notebooks ``absent`` (names of lessons) turned into words."""
+    notebook, files = copy.deepcopy(notebook), {f"{name}.ipynb" for name in absent}
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = LINK.sub(
+                lambda match: match[1] if markdown.parts(match[2])[0] in files else match[0], cell.source
+            )
+    return notebook
 
 
 def place(course: Course, notebook: NotebookNode, path: Path) -> Path:

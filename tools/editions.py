@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import nbformat
@@ -30,7 +30,7 @@ from nbformat import NotebookNode
 from rlhf import errors, profiles
 from rlhf.errors import MissingAssets
 from rlhf.files import whole_text
-from tools import along, leaks, running, teaching, timing, wording
+from tools import along, front, leaks, running, teaching, timing, wording
 from tools.notebooks import LANGUAGES, Course, build, one_language, read, tags
 
 EDITIONS = ("student", "teacher")
@@ -42,28 +42,6 @@ NOTICE = {
     "zh": "> **学生版。** 输出清空了：数字由你自己跑出来。练习照样当场批改；参考答案在老师那里。",
     "en": "> **Student edition.** The outputs are cleared: the numbers will be your own. Exercises are "
     "graded on the spot all the same; the solutions are with your teacher.",
-}
-PAGE = {
-    "zh": "# {title}\n\n先装好课程（课程文件夹里 `make setup`），激活它的 `.venv`，"
-    "再在这个文件夹里运行 `jupyter lab`。\n从任何一课开始都可以：在课程文件夹里 `make ready LESSON=07`，"
-    "会备好前面各课留下的东西。\n\n{rows}\n",
-    "en": "# {title}\n\nInstall the course (`make setup` in the course's folder), activate its `.venv`, and "
-    "run `jupyter lab` in this folder.\nYou can begin with any lesson: `make ready LESSON=07`, in the "
-    "course's folder, prepares what the earlier ones would have left.\n\n{rows}\n",
-}
-MINUTES = {
-    "zh": "\n分钟数，照各课开头的计划：\n\n| 课 | 阅读、讲解和练习（估计） | 运行（实测） | 可以停几次 |\n"
-    "|---|---|---|---|\n{rows}\n\n讲课用的幻灯片：在课程文件夹里 `make slides`，成品在 `output/slides/`。\n",
-    "en": "\nMinutes, from the plans at the beginning of the lessons:\n\n"
-    "| lesson | reading, talking, exercises (estimate) | running (measured) | places to stop |\n"
-    "|---|---|---|---|\n{rows}\n\nSlides to talk with: `make slides` in the course's folder puts them into "
-    "`output/slides/`.\n",
-}
-TITLES = {
-    ("student", "zh"): "学生版",
-    ("student", "en"): "Student edition",
-    ("teacher", "zh"): "教师版",
-    ("teacher", "en"): "Teacher edition",
 }
 
 
@@ -111,17 +89,31 @@ def note(text: str, name: str) -> NotebookNode:
     return nbformat.v4.new_markdown_cell(text, id=f"edition-{name}", metadata={"tags": [OWN]})
 
 
-def export(course: Course, name: str, edition: str, language: str, out: Path) -> Path:
+def export(
+    course: Course, name: str, edition: str, language: str, out: Path, others: Collection[str] = ()
+) -> Path:
     """Write one lesson of one edition, and the files it shows; returns the notebook's path.
+
+    Args:
+        others: the lessons that are about to be written beside it. Links to those that are neither among
+            them nor there already become words.
 
     Raises:
         BadData: see :func:`tools.along.moved`. CannotWrite: no space or no permission.
     """
-    notebook, path = MAKERS[edition](_lesson(course, name), language), out / f"{name}.ipynb"
+    notebook, path = _made(course, name, edition, language, out, others), out / f"{name}.ipynb"
     moved, _ = along.moved(notebook, course.root)
     notebook.metadata["generated"] = {"by": "python -m tools.editions", "from": f"lessons/{name}.py"}
     notebook.metadata[WRITTEN] = _digest(moved)
     return along.place(course, notebook, path)
+
+
+def _made(
+    course: Course, name: str, edition: str, language: str, out: Path, others: Collection[str] = ()
+) -> NotebookNode:
+    there = {each for each in course.names() if each in (name, *others) or (out / f"{each}.ipynb").is_file()}
+    made = MAKERS[edition](_lesson(course, name), language)
+    return along.without_links(made, set(course.names()) - there)
 
 
 def _lesson(course: Course, name: str) -> NotebookNode:
@@ -152,19 +144,6 @@ def put_aside(path: Path) -> Path | None:
     return place
 
 
-def front_page(names: Sequence[str], edition: str, language: str, out: Path) -> None:
-    """``README.md`` of a folder: how to open it, the lessons by their titles; for teachers, their minutes."""
-    copies = {name: read(out / f"{name}.ipynb") for name in names}
-    titles = {name: made.cells[0].source.splitlines()[0].lstrip("# ") for name, made in copies.items()}
-    rows = "\n".join(f"- [{title}]({name}.ipynb)" for name, title in titles.items())
-    text = PAGE[language].format(title=TITLES[edition, language], rows=rows)
-    if edition == "teacher":
-        plans = {name: teaching.plan(leaks.without(made, OWN)) for name, made in copies.items()}
-        rows = "\n".join(f"| {titles[name]} | {plan.minutes(language)} |" for name, plan in plans.items())
-        text += MINUTES[language].format(rows=rows)
-    whole_text(out / "README.md", text)
-
-
 # ------------------------------------------------------------------------------------------------ checking
 
 
@@ -172,7 +151,7 @@ def problems(course: Course, name: str, edition: str, language: str, out: Path) 
     """What is wrong with a written copy: leaked solutions (students), foreign cells, missing files."""
     made, lesson = read(out / f"{name}.ipynb"), _lesson(course, name)
     if edition == "student":
-        opened, _ = along.moved(student(lesson, language), course.root)
+        opened, _ = along.moved(_made(course, name, edition, language, out), course.root)
         allowed = [(cell.cell_type, cell.source) for cell in opened.cells if OWN not in tags(cell)]
         found = [*leaks.solutions(lesson, made), *leaks.more_than_the_lesson(allowed, made, OWN)]
     else:
@@ -219,9 +198,9 @@ def main(words: Sequence[str] | None = None) -> int:
         for language in options.lang or LANGUAGES:
             out = base / edition / language
             for name in names:
-                _export_and_tell(course, name, edition, language, out)
+                _export_and_tell(course, name, edition, language, out, names)
             everything = [each for each in course.names() if (out / f"{each}.ipynb").is_file()]
-            front_page(everything, edition, language, out)
+            front.page(everything, edition, language, out, OWN)
             found = {name: problems(course, name, edition, language, out) for name in names}
             found["the folder"] = folder_problems(course, edition, out)
             wrong += _tell(f"output/{edition}/{language}", found)
@@ -231,12 +210,14 @@ def main(words: Sequence[str] | None = None) -> int:
     return int(wrong > 0)
 
 
-def _export_and_tell(course: Course, name: str, edition: str, language: str, out: Path) -> None:
+def _export_and_tell(
+    course: Course, name: str, edition: str, language: str, out: Path, others: Collection[str]
+) -> None:
     kept = put_aside(out / f"{name}.ipynb")
     if kept is not None:
         place = kept.relative_to(profiles.root()).as_posix()
         print(f"  {name}: 里面有人写过东西，留在 · somebody had worked in it, kept as {place}")
-    export(course, name, edition, language, out)
+    export(course, name, edition, language, out, others)
 
 
 def _require_models() -> None:
