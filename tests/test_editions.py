@@ -110,7 +110,8 @@ def test_teachers_get_open_solutions_outputs_and_a_plan(course, monkeypatch, cap
 def test_the_copies_run_in_their_own_folder_and_stay_clean(course, capsys, monkeypatch):
     assert export(course, "--edition", "student", "--run") == 2  # without models, nothing is tried
     assert "rlhf.build" in capsys.readouterr().err
-    monkeypatch.setattr("rlhf.ready.base", lambda profile: "")
+    for name in ("require_model", "require_data"):
+        monkeypatch.setattr(profiles, name, lambda folder, prepare: None)
     assert export(course, "--edition", "student", "--run") == 0, capsys.readouterr()
     said = capsys.readouterr().out
     assert said.count(f"{NAME} runs") == 1  # zh and en have the same code

@@ -28,7 +28,6 @@ import nbformat
 from nbformat import NotebookNode
 
 from rlhf import errors, profiles
-from rlhf.errors import MissingAssets
 from rlhf.files import whole_text
 from tools import along, front, leaks, running, teaching, timing, wording
 from tools.notebooks import LANGUAGES, Course, build, one_language, read, tags
@@ -222,15 +221,10 @@ def _export_and_tell(
 
 def _require_models() -> None:
     """Raise MissingAssets where the copies could not run: before the first of them fails."""
-    from rlhf import ready  # with torch, which those who only write copies do without
-
     fields = profiles.read()
-    if ready.base(fields["name"]):
-        raise MissingAssets(
-            f"配置 {fields['name']} 的模型和数据还没有备好，副本跑不起来。请先运行：{fields['prepare']}",
-            f"The models and data of the profile {fields['name']} are not here yet, so the copies cannot "
-            f"run. First: {fields['prepare']}",
-        )
+    for name in ("policy", "reward_model"):
+        profiles.require_model(profiles.root() / fields[name], fields["prepare"])
+    profiles.require_data(profiles.dataset_folder(fields), fields["prepare"])
 
 
 def _tell(place: str, found: dict[str, list[str]]) -> int:
