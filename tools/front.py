@@ -14,11 +14,11 @@ from tools import leaks, teaching
 from tools.notebooks import read
 
 PAGE = {
-    "zh": "# {title}\n\n先装好课程（课程文件夹里 `make setup`），激活它的 `.venv`，"
+    "zh": "# {title}\n\n先装好课程、备好模型（课程文件夹里 `make build`，一次就行），激活它的 `.venv`，"
     "再在这个文件夹里运行 `jupyter lab`。\n从任何一课开始都可以：在课程文件夹里 `make ready LESSON=07`，"
     "会备好前面各课留下的东西。\n\n{rows}\n",
-    "en": "# {title}\n\nInstall the course (`make setup` in the course's folder), activate its `.venv`, and "
-    "run `jupyter lab` in this folder.\nYou can begin with any lesson: `make ready LESSON=07`, in the "
+    "en": "# {title}\n\nInstall the course and make its models (`make build` in the course's folder, once), "
+    "activate its `.venv`, and run `jupyter lab` in this folder.\nYou can begin with any lesson: `make ready LESSON=07`, in the "
     "course's folder, prepares what the earlier ones would have left.\n\n{rows}\n",
 }
 MINUTES = {
