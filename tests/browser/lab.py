@@ -7,6 +7,7 @@ the checkout. Out: :class:`Lab`, whose pages open a lesson, run all its cells an
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -98,13 +99,29 @@ class Lab:
     token: str
 
     def lesson(self, page, name: str, folder: str = "notebooks") -> str:
-        """Open ``<folder>/<name>.ipynb`` and wait for its kernel; returns the tab's title.
+        """Open ``<folder>/<name>.ipynb`` and wait for its kernel; returns the tab's title. Kernels of lessons
+        that were open before end: each holds about 1 GB.
 
         A dialog in between is an error: the Lab had something to complain of.
         """
+        for session in self.sessions():
+            self._ask(f"sessions/{session['id']}", "DELETE")
         page.goto(f"http://127.0.0.1:{self.port}/lab/tree/{folder}/{name}.ipynb?token={self.token}&reset")
         page.wait_for_function("window.jupyterapp !== undefined", timeout=120_000)
         return page.evaluate(OPEN, 300)
+
+    def sessions(self) -> list[dict]:
+        """The notebooks that have a kernel."""
+        return json.loads(self._ask("sessions"))
+
+    def _ask(self, what: str, method: str = "GET") -> bytes:
+        """The answer of Jupyter's own interface."""
+        address = f"http://127.0.0.1:{self.port}/api/{what}"
+        request = urllib.request.Request(
+            address, method=method, headers={"Authorization": f"token {self.token}"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.read()
 
 
 @contextlib.contextmanager

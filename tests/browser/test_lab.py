@@ -123,6 +123,7 @@ def test_a_students_copy_opens_in_its_own_folder_with_its_pictures(lab, page, la
     assert not any("solution" in cell["tags"] or cell["outputs"] for cell in cells)
     assert pictures_that_did_not_load(page, cells) == []
     page.screenshot(path=SHOTS / f"{name}_student_{language}.png")
+    assert [one["path"] for one in lab.sessions()] == [f"student/{language}/{name}.ipynb"]
 
 
 def test_what_the_browser_saves_is_a_copy(lab):
