@@ -50,14 +50,14 @@ def draw() -> Figure:
 
     stack(axes, 6.55, 4.35, ["transformer blocks", "LM head   H → vocabulary"], "trained")
     stack(axes, 6.55, 5.59, ["value head   H → 1"], "trained")
-    role(axes, 5.15, "policy", "learns; writes the response", BLUE)
-    role(axes, 5.83, "value head", "learns; used in training only", BLUE)
+    role(axes, 4.95, "policy", "learns; writes the response", BLUE)
+    role(axes, 5.86, "value head", "learns; used in training only", BLUE)
     stack(axes, 6.55, 2.75, ["transformer blocks", "LM head   H → vocabulary"], "frozen")
     role(axes, 3.3, "reference", "a copy of the policy at the start", GREY)
     stack(axes, 6.55, 1.15, ["another transformer", "score head   H → 1"], "frozen")
     role(axes, 1.7, "reward model", "reads the text, never writes", GREY)
 
-    for y in (5.15, 3.3, 1.7):
+    for y in (4.95, 3.3, 1.7):
         arrow(axes, (3.17, 3.85), (3.97, y))
     for y, title, note in (
         (5.84, r"$V$", "per token"),

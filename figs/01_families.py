@@ -20,7 +20,7 @@ FACES |= {"position": "#d7ecdf", "head": "#d7ecdf", "other": "#f3d9e6", "blocks"
 SHOWN = {"gpt2": "gpt2", "opt-350m": "opt-350m", "chatglm-6b": "chatglm-6b", "llama": "llama-2-7b"}
 SHOWN |= {"distilbert": "distilbert"}  # the exhibit that is drawn for each family
 LINE, GAP = 0.36, 0.5  # height of a line of text; space between two boxes
-LEFT, RIGHT = 2.35, 8.1  # centres of the two columns
+LEFT, RIGHT, WIDE = 2.35, 7.85, 4.6  # centres of the two columns; width of a part of a block
 
 
 def draw(name: str) -> Figure:
@@ -30,7 +30,7 @@ def draw(name: str) -> Figure:
     facts, order = museum.facts(name), museum.block_order(name)
     groups = [(kind, list(parts)) for kind, parts in groupby(steps, key=lambda step: step.kind)]
     inside = sum(size(parts) + GAP for _, parts in groups) + 2 * GAP  # two additions
-    height = max(inside, len(outline) * (0.75 + GAP) + 0.3) + 2.6
+    height = max(inside, len(outline) * (0.75 + GAP) + 0.3) + 2.95
 
     figure, axes = canvas(11.6, height, scale=0.58)
     panel(axes, 0.2, 0.2, 4.3, height - 0.4, museum.card(name).title)
@@ -74,7 +74,7 @@ def block(axes, groups: list[tuple[str, list]], facts: anatomy.Anatomy, order: s
             fork = y  # post-LN: the stream is what comes out of a norm
         arrow(axes, (RIGHT, y), (RIGHT, y + GAP))
         y += GAP
-        shape(axes, RIGHT, y, 4.4, size(parts), kind)
+        shape(axes, RIGHT, y, WIDE, size(parts), kind)
         label(axes, kind, parts, facts, y)
         y += size(parts)
         if kind != "norm":
@@ -99,7 +99,7 @@ def label(axes, kind: str, parts: list[anatomy.Step], facts: anatomy.Anatomy, y:
 
 def add(axes, fork: float, y: float, factor: str) -> float:
     """A plus sign where the residual joins again; the stream goes around the part on the right."""
-    radius, x = 0.17, RIGHT + 2.75
+    radius, x = 0.17, RIGHT + WIDE / 2 + 0.3
     centre = y + GAP / 2 + radius
     arrow(axes, (RIGHT, y), (RIGHT, centre - radius))
     axes.add_patch(Circle((RIGHT, centre), radius, fc="white", ec=INK, lw=1.3, zorder=4))
@@ -108,7 +108,7 @@ def add(axes, fork: float, y: float, factor: str) -> float:
     axes.plot([RIGHT, x, x], [start, start, centre], color=GREY, lw=1.6, zorder=1)
     arrow(axes, (x, centre), (RIGHT + radius, centre), color=GREY)
     if factor:
-        write(axes, x + 0.1, (start + centre) / 2, factor, size=NORMAL)
+        write(axes, x + 0.08, (start + centre) / 2, factor, size=NORMAL)
     return centre + radius
 
 

@@ -55,17 +55,17 @@ def branch(axes: Axes, x: float, low: float, high: float, parts: list[tuple[str,
 def pre(axes: Axes, x: float) -> None:
     """Norms sit on the branches."""
     stream(axes, x, 0.75, 6.25)
-    branch(axes, x, 1.25, 3.15, [("norm", "data"), ("attention", "trained")])
-    branch(axes, x, 3.75, 5.65, [("norm", "data"), ("FFN or GLU", "trained")])
+    branch(axes, x, 1.25, 3.15, [("norm", "trained"), ("attention", "trained")])
+    branch(axes, x, 3.75, 5.65, [("norm", "trained"), ("FFN or GLU", "trained")])
 
 
 def post(axes: Axes, x: float) -> None:
     """Norms sit on the stream itself."""
     stream(axes, x, 0.75, 6.25)
     branch(axes, x, 1.25, 2.3, [("attention", "trained")])
-    box(axes, x - 0.6, 2.68, 1.2, 0.5, "norm")
+    box(axes, x - 0.6, 2.68, 1.2, 0.5, "norm", kind="trained")
     branch(axes, x, 3.75, 4.8, [("FFN or GLU", "trained")])
-    box(axes, x - 0.6, 5.18, 1.2, 0.5, "norm")
+    box(axes, x - 0.6, 5.18, 1.2, 0.5, "norm", kind="trained")
 
 
 def draw() -> Figure:

@@ -35,7 +35,7 @@ def ffn(axes: Axes, x: float) -> None:
     vector(axes, x, 0.85, D, "x   (d)")
     matrix(axes, x, 1.2, 2.05, D, WIDE, r"$W_{up}$")
     vector(axes, x, 2.15, WIDE, "4d")
-    arrow(axes, (x, 2.41), (x, 2.95))
+    arrow(axes, (x, 2.41), (x, 2.9))
     knot(axes, x, 3.2, "act", 0.3)
     arrow(axes, (x, 3.5), (x, 4.05))
     vector(axes, x, 4.05, WIDE, "4d")
@@ -75,8 +75,8 @@ def draw() -> Figure:
     write(
         axes, 6.45, 6.4, r"3 matrices, $3 \cdot d \cdot \frac{8}{3}d = 8d^2$ weights", size=SMALL, color=MUTED
     )
-    write(axes, 5.75, 4.35, "the gate: how much", size=SMALL, color=ORANGE)
-    write(axes, 5.75, 4.08, "of each feature passes", size=SMALL, color=ORANGE)
+    write(axes, 5.68, 3.85, "the gate: how much", size=SMALL, color=ORANGE)
+    write(axes, 5.68, 3.58, "of each feature passes", size=SMALL, color=ORANGE)
     return figure
 
 

@@ -47,7 +47,7 @@ def draw() -> Figure:
         y, place = top - r * 0.8, 0
         write(axes, 0.45, y + 0.33, f"row {r}", size=SMALL + 0.5)
         for column, (word, kind) in enumerate(zip(words, kinds, strict=True)):
-            real = kind in "qn"
+            real = kind in "qnE"
             cell(axes, left + column * W, y, word, kind, place if real else None)
             place += real
     axes.plot([left, left + 4 * W - 0.1], [0.88, 0.88], color=MUTED, lw=1.4)

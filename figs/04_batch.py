@@ -85,7 +85,7 @@ def draw() -> Figure:
         write(axes, 0.4, 5.4 - row * STEP, text)
         arrow(axes, (4.2, 5.4 - row * STEP), (4.92, 5.4 - row * STEP))
     batch(axes, 4.95, 5.15)
-    arrow(axes, (12.6, 3.66), (12.6, 3.1))
+    arrow(axes, (8.4, 3.72), (8.4, 3.28))
     labels(axes, 4.95, 2.05)
     shift(axes, 0.4, 2.0)
     return figure

@@ -40,8 +40,8 @@ def draw() -> Figure:
     write(axes, 6.77, 4.75, "body of the policy", size=SMALL, color=MUTED, ha="center")
     write(axes, 8.5, 4.75, "Linear(H, 1): a number at every token", size=SMALL, color=MUTED)
     write(axes, 13.95, 4.75, "the score", size=SMALL, color=MUTED, ha="center")
-    write(axes, 0.45, 0.95, "blue: the last real token, the only one", size=SMALL, color=BLUE)
-    write(axes, 0.45, 0.6, "that has read prompt and answer", size=SMALL, color=BLUE)
+    write(axes, 0.45, 0.95, "blue: the last real token; it alone", size=SMALL, color=BLUE)
+    write(axes, 0.45, 0.6, "has read all of prompt and answer", size=SMALL, color=BLUE)
     write(axes, 8.5, 0.95, "what stands on padding is noise: never", size=SMALL, color=ORANGE)
     write(axes, 8.5, 0.6, "read it, never average over it", size=SMALL, color=ORANGE)
     return figure

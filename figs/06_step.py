@@ -6,7 +6,22 @@ same matplotlib give the same bytes.
 
 from __future__ import annotations
 
-from drawing import BLUE, MUTED, PAPER, SMALL, Axes, Figure, arrow, box, canvas, legend, panel, save, write
+from drawing import (
+    BLUE,
+    INK,
+    MUTED,
+    PAPER,
+    SMALL,
+    Axes,
+    Figure,
+    arrow,
+    box,
+    canvas,
+    legend,
+    panel,
+    save,
+    write,
+)
 
 
 def tensor(axes: Axes, x: float, y: float, name: str, shape: str, width: float = 1.75) -> None:
@@ -39,7 +54,7 @@ def draw() -> Figure:
     arrow(axes, (2.65, 3.3), (3.35, 3.35))
     tensor(axes, 5.95, 5.8, "value", "(B, T-1)")
     tensor(axes, 5.95, 5.0, r"$\log p$", "(B, T-1)")
-    tensor(axes, 5.95, 4.02, r"KL $= \log p - \log p_{ref}$", "(B, T-1)")
+    tensor(axes, 5.95, 4.02, "KL", r"$\log p - \log p_{ref}$  (B, T-1)")
     tensor(axes, 5.95, 3.04, r"$\log p_{ref}$", "(B, T-1)")
     for y, over, under in (
         (6.11, "hidden (B, T, H)", "value head"),
@@ -58,10 +73,11 @@ def draw() -> Figure:
     tensor(axes, 8.35, 4.45, r"$\delta_t$", r"$r_t + \gamma V_{t+1} - V_t$", 2.25)
     tensor(axes, 8.35, 3.3, "advantage", r"$\Sigma_k\,(\gamma\lambda)^k\,\delta_{t+k}$", 2.25)
     tensor(axes, 8.25, 1.75, "return", "+ value", 1.15)
-    tensor(axes, 9.5, 1.75, "whitened", "variance 1", 1.2)
-    arrow(axes, (7.7, 4.4), (8.35, 5.75), bend=0.1)
-    arrow(axes, (7.7, 1.9), (8.35, 5.62), bend=0.16)
-    arrow(axes, (7.7, 6.0), (8.35, 4.9), bend=-0.12)
+    tensor(axes, 9.5, 1.75, "whitened", "mean 0, sd 1", 1.2)
+    arrow(axes, (7.7, 4.4), (8.35, 6.05), bend=0.08)
+    axes.plot([7.7, 8.0, 8.0], [1.8, 1.8, 5.75], color=INK, lw=1.3, zorder=4)
+    arrow(axes, (7.98, 5.75), (8.35, 5.75))
+    arrow(axes, (7.7, 6.05), (8.35, 4.85), bend=-0.12)
     arrow(axes, (9.47, 5.6), (9.47, 5.08))
     arrow(axes, (9.47, 4.45), (9.47, 3.94))
     arrow(axes, (9.2, 3.3), (8.85, 2.39))

@@ -5,7 +5,7 @@ In: nothing. Out: ``figs/08_choose.svg``. Run ``python figs/08_choose.py`` after
 
 from __future__ import annotations
 
-from drawing import BLUE, INK, MUTED, ORANGE, PANEL, SMALL, Axes, Figure, arrow, canvas, save, write
+from drawing import BLUE, INK, MUTED, ORANGE, SMALL, Axes, Figure, arrow, canvas, panel, save, write
 from matplotlib.patches import Rectangle
 
 FACES = {"a": "#cfe5f3", "b": "#f6dcc8"}
@@ -61,8 +61,8 @@ def draw() -> Figure:
     figure, axes = canvas(11.4, 5.0, scale=0.887)
     by_prompt = [(prompt, number) for prompt in "ab" for number in range(3)]
     by_copy = [(prompt, number) for number in range(3) for prompt in "ab"]
-    axes.add_patch(Rectangle((0.1, 2.55), 11.2, 2.35, fc=PANEL, ec="none", zorder=0))
-    axes.add_patch(Rectangle((0.1, 0.1), 11.2, 2.35, fc=PANEL, ec="none", zorder=0))
+    panel(axes, 0.1, 2.55, 11.2, 2.35)
+    panel(axes, 0.1, 0.1, 11.2, 2.35)
     for y, order, title, right in (
         (3.3, by_prompt, "prompt by prompt: q for q in queries for _ in range(K)", True),
         (0.85, by_copy, "copy by copy: queries * K", False),

@@ -40,13 +40,13 @@ def draw() -> Figure:
     arrow(axes, (10.38, 3.02), (9.72, 3.02), color=ORANGE)
     write(axes, 9.7, 2.55, "429, timeout", ha="right", size=SMALL, color=ORANGE)
     arrow(axes, (10.38, 1.45), (7.05, 1.45))
-    write(axes, 8.7, 1.7, "a text", ha="center", size=SMALL, color=MUTED)
+    write(axes, 8.7, 1.22, "a text", ha="center", size=SMALL, color=MUTED)
     box(axes, 5.0, 1.0, 2.0, 0.9, "read", "one [[verdict]]")
     arrow(axes, (4.98, 1.45), (4.2, 1.45), color=BLUE)
     write(axes, 4.05, 1.62, "A, B, tie", ha="right", weight="bold", color=BLUE)
     write(axes, 4.05, 1.26, "malformed: counted", ha="right", size=SMALL, color=ORANGE)
-    arrow(axes, (8.7, 1.9), (4.3, 2.72), color=MUTED, line="--")
-    write(axes, 6.3, 2.12, "kept", ha="center", size=SMALL, color=MUTED)
+    arrow(axes, (9.3, 1.45), (4.3, 2.72), color=MUTED, line="--")
+    write(axes, 5.75, 2.58, "kept", ha="center", size=SMALL, color=MUTED)
     write(
         axes,
         5.1,

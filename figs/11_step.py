@@ -9,7 +9,6 @@ from drawing import BLUE, MUTED, ORANGE, SMALL, Axes, Figure, arrow, box, canvas
 
 STAGES = (  # x, width, title, note, kind
     (1.55, 1.75, "sample", "own seed", "trained"),
-    (3.95, 1.75, "two models", "log-probs, values", "frozen"),
     (6.85, 1.85, "advantages", "of all rows", "data"),
     (9.35, 1.85, "loss, gradient", "own rows", "trained"),
 )
@@ -27,6 +26,8 @@ def process(axes: Axes, y: float, name: str, rows: str) -> None:
     write(axes, 0.35, y + 0.55, rows, size=SMALL, color=MUTED)
     for x, width, title, note, kind in STAGES:
         box(axes, x, y + 0.3, width, 0.9, title, note, kind)
+    box(axes, 3.95, y + 0.79, 1.75, 0.41, "policy", kind="trained")
+    box(axes, 3.95, y + 0.3, 1.75, 0.41, "reference", kind="frozen")
     for left, right in ((3.32, 3.93), (5.72, 6.83), (8.72, 9.33)):
         arrow(axes, (left, y + 0.75), (right, y + 0.75))
     arrow(axes, (11.22, y + 0.75), (11.8, y + 0.75), color=BLUE)

@@ -7,6 +7,7 @@ are English and drawn as outlines: no font is needed to look at them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ WORDS = {BLUE: "#00639c", GREY: "#616161", ORANGE: "#a34700"}
 FACES = {"trained": "#cfe5f3", "frozen": "#e3e3e3", "data": "#ffffff"}
 EDGES = {"trained": BLUE, "frozen": GREY, "data": "#b8b4a6"}
 SMALL, NORMAL, LARGE = 8.5, 10, 12
+HYPHEN = re.compile(r"(?<![\w.])-(?=\d)")  # before a number it is a minus
 
 
 def canvas(width: float, height: float, scale: float = 0.9) -> tuple[Figure, Axes]:
@@ -61,6 +63,7 @@ def box(
 
 def write(axes: Axes, x: float, y: float, text: str, size: float = NORMAL, color: str = INK, **more) -> None:
     """Words, vertically centred on ``y``; a colour of the palette is taken in its darker shade."""
+    text = HYPHEN.sub("−", text)
     axes.text(x, y, text, va="center", fontsize=size, color=WORDS.get(color, color), zorder=5, **more)
 
 

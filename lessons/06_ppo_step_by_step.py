@@ -661,6 +661,10 @@ plt.show()
 # %% [markdown] tags=["zh"]
 # ## 6 功劳怎么分：奖励、优势（advantage）、回报（return）
 #
+# ![一个词元的路：三个角色给出的数变成 KL、奖励、意外 δ、优势，最后进两个损失；分数只加在最后一个词元上，优势从右往左传](../figs/06_token.svg)
+#
+# 先跟着一个词元走一遍，数字是编的，算法是真的（图由 `losses` 里的函数算出）。“joy” 不是最后一个词元，所以分数不落在它头上，它自己的奖励只有一点 KL 税；分数的好处是经由优势从右边传过来的。
+#
 # ### 6.1 每格的奖励
 #
 # $$r_t = -\beta\,k_{1,t} + [t\ \text{last live}]\cdot \text{score}$$
@@ -669,6 +673,10 @@ plt.show()
 
 # %% [markdown] tags=["en"]
 # ## 6 Sharing out the credit: rewards, advantages, returns
+#
+# ![One token's way: what three roles say becomes KL, reward, surprise δ and advantage, and ends in two losses; the score is added at the last token only, and the advantage travels from right to left](../figs/06_token.svg)
+#
+# First follow one token. Its numbers are made up, the arithmetic is real (the functions in `losses` computed the drawing). "joy" is not the last token, so the score does not fall on it, and all the reward of its own is a little KL tax; its share of the score comes from the right, through the advantage.
 #
 # ### 6.1 One reward per slot
 #
@@ -819,12 +827,16 @@ plt.show()
 #
 # $$L_t = \max\bigl(-A_t\rho_t,\; -A_t\,\mathrm{clip}(\rho_t, 1-\epsilon, 1+\epsilon)\bigr)$$
 #
+# ![裁剪：横轴是概率比，纵轴是损失。好词元涨过 1 + ε、坏词元跌过 1 − ε 以后损失走平，没有梯度；走错方向的照样有](../figs/06_clip.svg)
+#
 # 概率比走出 $1\pm\epsilon$ 并不等于被裁剪，还要看方向。用自动微分看四种情形各自的梯度：
 
 # %% [markdown] tags=["en"]
 # ### 7.2 Clipping: four cases
 #
 # $$L_t = \max\bigl(-A_t\rho_t,\; -A_t\,\mathrm{clip}(\rho_t, 1-\epsilon, 1+\epsilon)\bigr)$$
+#
+# ![Clipping: the loss over the ratio. It is flat, without a gradient, where a good token rose beyond 1 + ε or a bad one fell below 1 − ε; a move the wrong way keeps its gradient](../figs/06_clip.svg)
 #
 # A ratio outside $1\pm\epsilon$ is not always clipped; the direction matters. Automatic differentiation shows the gradient in each of four cases:
 
