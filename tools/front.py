@@ -18,8 +18,9 @@ PAGE = {
     "再在这个文件夹里运行 `jupyter lab`。\n从任何一课开始都可以：在课程文件夹里 `make ready LESSON=07`，"
     "会备好前面各课留下的东西。\n\n{rows}\n",
     "en": "# {title}\n\nInstall the course and make its models (`make build` in the course's folder, once), "
-    "activate its `.venv`, and run `jupyter lab` in this folder.\nYou can begin with any lesson: `make ready LESSON=07`, in the "
-    "course's folder, prepares what the earlier ones would have left.\n\n{rows}\n",
+    "activate its `.venv`, and run `jupyter lab` in this folder.\nYou can begin with any lesson: "
+    "`make ready LESSON=07`, in the course's folder, prepares what the earlier ones would have left."
+    "\n\n{rows}\n",
 }
 MINUTES = {
     "zh": "\n分钟数，照各课开头的计划：\n\n| 课 | 阅读、讲解和练习（估计） | 运行（实测） | 可以停几次 |\n"
