@@ -41,7 +41,8 @@ def bars(axes: Axes, found: dict[str, dict[str, float]], title: str) -> None:
         axes.barh([NAMES[side] for side in sides], seconds, left=left, color=color, label=part)
         left = [a + b for a, b in zip(left, seconds, strict=True)]
     for row, total in enumerate(left):
-        axes.text(total, row, f"  {total:.3g} s", va="center")
+        label = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate(f"{total:.3g} s", (total, row), **label)
     axes.set(xlabel="seconds per PPO step", title=title, xlim=(0, max(left) * 1.2))
 
 

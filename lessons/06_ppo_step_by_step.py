@@ -460,6 +460,7 @@ colours = plt.matplotlib.colors.ListedColormap(["#56B4E9", "#0072B2", "#d9d9d9"]
 picture = axes.imshow(parts.T, aspect="auto", cmap=colours, interpolation="nearest")
 bar = figure.colorbar(picture, ticks=[0.33, 1, 1.67])
 bar.ax.set_yticklabels(["query", "response", "padding"])
+bar.ax.invert_yaxis()  # from the top, as in the map
 axes.set(xlabel="sequence", ylabel="slot", title=f"{live / slots:.0%} of the slots are live")
 axes.yaxis.get_major_locator().set_params(integer=True)
 axes.grid(False)
@@ -813,7 +814,8 @@ for epoch in range(config.ppo_epochs):
 for edge in (1 - config.cliprange, 1 + config.cliprange):
     axes[0].axvline(edge, color="k", lw=0.8, ls=":")
 axes[0].set(title="ratio of every live slot", xlabel="ratio, cut to 0.4 … 1.6", ylabel="slots")
-axes[0].legend()
+axes[0].set_ylim(top=30 * axes[0].get_ylim()[1])  # room for the legend
+axes[0].legend(ncols=2, loc="upper center")
 axes[1].plot([u["policy_clipfrac"] for u in tape.updates], marker=".")
 axes[1].set(title="share of clipped slots", xlabel="minibatch pass")
 axes[2].plot([u["approx_kl"] for u in tape.updates], marker=".", label="approx_kl (k2)")
@@ -1038,7 +1040,7 @@ assert found, "no log was written"
 # `tape.what_if` takes the recorded log-probabilities, values and scores and lets the trainer's own methods compute rewards and advantages again, with another β, γ or λ; for another clip range ε, the ratios stay as they were recorded. First four pictures that stand still:
 
 # %%
-figure, axes = plt.subplots(1, 4, figsize=(11, 3), layout="constrained")
+figure, axes = plt.subplots(1, 4, figsize=(11, 3.4), layout="constrained")
 knob_values = {"beta": (0.0, 0.2, 1.0), "gamma": (0.8, 0.95, 1.0), "lam": (0.0, 0.7, 0.95, 1.0)}
 for panel, (knob, some) in zip(axes, knob_values.items(), strict=False):
     for value in some:
@@ -1046,7 +1048,8 @@ for panel, (knob, some) in zip(axes, knob_values.items(), strict=False):
         panel.plot(range(r), line["advantages_raw"], marker=".", label=f"{knob} {value}")
     panel.axhline(0, color="k", lw=0.6)
     panel.set(title=f"advantage and {knob}", xlabel="response token")
-    panel.legend()
+    panel.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22))  # below: lines fill the panel
+axes[0].set_ylabel("in units of the score")
 ranges, shares = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5), []
 for value in ranges:
     u = tape.what_if(cliprange=value).updates[-1]  # the last minibatch of the step
