@@ -56,7 +56,7 @@ make course   # 全部
 | This is what a model wrote and it is English |
 <!-- /results -->
 """
-GLOSSARY = """# Glossary
+GLOSSARY = """# 术语表 · Glossary
 
 ## Terms · 术语
 
@@ -122,6 +122,14 @@ LINKS = {
     "a file's name": ("![a.svg](figs/a.svg)", "the name of a file"),
     "nothing said": ("![Figure 3](figs/a.svg)", "does not say what is to be seen"),
     "the other language": ("![一条曲线](figs/a.svg)", "in the other language"),
+    "wide brackets": ("[x]（GLOSSARY.md）", "is no link"),
+    "a bracket left open": ("[x](GLOSSARY.md and more", "is no link"),
+    "a page of the writer's machine": ("[x](http://localhost:8888/lab/tree/a)", "not the address"),
+    "another lesson's number": ("[lesson 08](sub%20folder/07_loop.md)", "leads to lesson 07"),
+    "another file's name": ("[`page.md`](GLOSSARY.md)", "'page.md' leads to GLOSSARY.md"),
+    "one text for two pictures": ("![A rising curve](figs/b.svg)", "has the alt text of figs/a.svg"),
+    "a drawing in HTML": ("<svg width='9'><path d='M0 0'/></svg>", "<svg> has no alt text"),
+    "a frame in HTML": ('<iframe src="figs/a.svg"></iframe>', "<iframe> has no alt text"),
 }
 
 
@@ -149,6 +157,30 @@ CHANGES = {
     "a Chinese word": ("README.md", "Two words", "Two 词 words", "Chinese"),
     "a paragraph of one half": ("BOTH.md", "## English", "再说一段。\n\n## English", "blocks differ"),
     "a half": ("BOTH.md", "## English\n", "## Anglais\n", "not both"),
+    "another number in a program's table": (
+        "README.zh.md",
+        "<!-- /results -->",
+        "3<!-- /results -->",
+        "program",
+    ),
+    "another command in a sentence": ("README.md", "Two words", "Two words, `make x`", "inline code differs"),
+    "an English comment": ("README.zh.md", "# 全部", "# just everything", "comment is not translated"),
+    "no way to the other language": (
+        "README.md",
+        "[中文](README.zh.md)",
+        "[中文](README.md)",
+        "does not lead",
+    ),
+    "a heading of terms in English": ("GLOSSARY.md", "## Terms · 术语", "## Terms", "in both languages"),
+    "a sentence on terms in Chinese": (
+        "GLOSSARY.md",
+        "## Terms",
+        "只有中文的一句话。\n\n## Terms",
+        "lines of prose",
+    ),
+    "an English name as the Chinese one": ("GLOSSARY.md", "| 词表 |", "| the vocabulary |", "no Chinese"),
+    "a link in a drawing": ("figs/a.svg", "</svg>", '<a href="b.html"/></svg>', "a link to b.html"),
+    "a shape that is not there": ("figs/a.svg", "</svg>", '<use href="#gone"/></svg>', "draws #gone"),
     "a term without a meaning": ("GLOSSARY.md", "All tokens a model knows.", " ", "a term needs"),
     "a term in English only": ("GLOSSARY.md", "模型认识的全部词元。", "All tokens it knows.", "no Chinese"),
     "a Chinese meaning in English": ("GLOSSARY.md", "All tokens", "All 词元", "Chinese in English"),
@@ -205,7 +237,16 @@ def test_addresses_of_other_sites(address, good):
 
 
 @pytest.mark.parametrize(
-    "alt", ["", " ", "image", "图", "Fig. 3", "a plot", "07_loop.svg", "07 loop", "x/y.png"]
+    "alt",
+    ["", " ", "image", "图", "Fig. 3", "a plot", "07_loop.svg", "07 loop", "x/y.png", "&nbsp;", "fig:loop_1"],
+)
+def test_texts_that_name_a_file_or_a_kind(alt):
+    assert alts.fault(alt, "../figs/07_loop.svg")
+
+
+@pytest.mark.parametrize(
+    "alt",
+    ["TODO: alt text", "see the figure above", "scatter plot", "asdf", "一张图片", "如图所示", "啊啊啊"],
 )
 def test_texts_that_say_nothing(alt):
     assert alts.fault(alt, "../figs/07_loop.svg")
@@ -214,6 +255,8 @@ def test_texts_that_say_nothing(alt):
 def test_texts_that_say_something():
     assert not alts.fault("The loop of PPO", "../figs/07_loop.svg", "en")
     assert not alts.fault("PPO 的循环", "../figs/07_loop.svg", "zh")
+    assert not alts.fault("图中三条曲线都上升", "../figs/07_loop.svg", "zh")
+    assert not alts.fault("Line plot of the reward", "../figs/07_loop.svg", "en")
 
 
 def test_anchors_as_pages_make_them():

@@ -26,14 +26,14 @@ SLIDE = """\
 
 增益 {{{{gain}}}}，公式 $a^2$。
 
-![图](../figs/a.svg)
+![一条曲线上升](../figs/a.svg)
 
 <!-- en -->
 ## Slide {n}
 
 Gain {{{{gain}}}}, formula $a^2$.
 
-![A figure](../figs/a.svg)
+![A rising curve](../figs/a.svg)
 """
 
 
@@ -52,7 +52,8 @@ def deck(tmp_path: Path) -> Path:
     nbformat.write(nbformat.v4.new_notebook(cells=[code]), tmp_path / "notebooks" / "42_small.ipynb")
     path = tmp_path / "slides" / "42_small.md"
     parts = [SLIDE.format(n=n) for n in range(1, 11)]
-    parts[0] = parts[0].replace("../figs/a.svg", "plot:curve")
+    for old, new in (("../figs/a.svg", "plot:curve"), ("上升", "下降"), ("rising", "falling")):
+        parts[0] = parts[0].replace(old, new)
     path.write_text(GOOD + "\n---\n".join(parts), encoding="utf-8")
     return path
 
@@ -75,11 +76,29 @@ def test_a_good_deck_has_no_problems_and_becomes_one_language(deck):
 FAULTS = {
     "another number": ("Slide 3", "Slide 4", "headings differ|numbers differ"),
     "another formula": ("formula $a^2$", "formula $a^3$", "formulas differ"),
-    "another figure": ("![A figure](../figs/a.svg)", "![A figure](plot:curve)", "images differ"),
+    "another figure": ("![A rising curve](../figs/a.svg)", "![A rising curve](plot:curve)", "images differ"),
     "a figure that is not there": ("figs/a.svg", "figs/b.svg", "There is no figure"),
-    "no alt text": ("![A figure]", "![]", "no alt text"),
-    "alt text in the other language": ("![A figure]", "![图]", "in the other language"),
-    "a picture within a line": ("![A figure](../figs/a.svg)", "See ![A figure](../figs/a.svg)", "its own"),
+    "no alt text": ("![A rising curve]", "![]", "no alt text"),
+    "alt text in the other language": ("![A rising curve]", "![一条曲线]", "in the other language"),
+    "an alt text that says nothing": ("![A rising curve]", "![figure 2]", "does not say what is to be seen"),
+    "Marp's words for an alt text": ("![A rising curve]", "![bg right:40% A curve]", "for the theme"),
+    "one text for two pictures": ("![A falling curve]", "![A rising curve]", "has the alt text of"),
+    "a link that leads nowhere": ("Gain {{gain}}", "Gain {{gain}} [x](gone.md)", "gone.md does not exist"),
+    "a link to a file of the course": ("Gain {{gain}}", "Gain {{gain}} [x](42_small.md)", "not beside"),
+    "a malformed address": ("Gain {{gain}}", "Gain {{gain}} [x](https://a,b/c)", "not the address"),
+    "a picture in a style": ("Gain", "<b style='background:url(a.png)'>Gain</b>", "the style loads a.png"),
+    "a drawing without a name": ("Gain", "<svg width='9'></svg> Gain", "<svg> has no alt text"),
+    "a footer in one language": (
+        "<!-- zh -->\n## 第 3 页",
+        "<!-- _footer: Foot -->\n<!-- zh -->\n## 第 3 页",
+        "only _class",
+    ),
+    "Chinese in a formula of both": ("$a^2$", "$a^2_\\text{奖}$", "Chinese in the formulas"),
+    "a picture within a line": (
+        "![A rising curve](../figs/a.svg)",
+        "See ![A rising curve](../figs/a.svg)",
+        "its own",
+    ),
     "an unknown fact": ("Gain {{gain}}", "Gain {{loss}}", "quoted numbers differ"),
     "a fact that the notebook does not show": ("'gain (", "'win (", "does not show gain"),
     "a fact nobody uses": ("facts:\n", "facts:\n  more: 'x(y)'\n", "declared but not used"),
@@ -107,7 +126,7 @@ def test_a_planted_fault_is_found(deck, fault):
         deck.write_text(text.rpartition("\n---\n")[0], encoding="utf-8")
     else:
         assert old in text
-        deck.write_text(text.replace(old, new, 1), encoding="utf-8")
+        deck.write_text(text.replace(old, new, -1 if "of both" in fault else 1), encoding="utf-8")
     found = decks.problems(deck)
     assert any(part in problem for part in message.split("|") for problem in found), found
 
@@ -233,6 +252,31 @@ PAGES = {
     "small letters in a picture": (
         "letters of 8.0 px in a picture",
         f"<figure style='margin:0'><img data-letters='0.008' src='{IMAGE}' alt='a' width='1000'></figure>",
+    ),
+    "white on white": ("hardly stands out", "<p style='color:#fff'>Not to be seen.</p>"),
+    "dark on dark": ("hardly stands out", "<div style='background:#123'><p>Not to be seen.</p></div>"),
+    "transparent": ("hardly stands out", "<div style='opacity:.1'><p>Not to be seen.</p></div>"),
+    "not shown": ("is not shown: Not", "<p style='display:none'>Not to be seen.</p>"),
+    "invisible": ("is not shown: Not", "<p style='visibility:hidden'>Not to be seen.</p>"),
+    "folded": ("is folded", "<details><summary>More</summary><p>Not to be seen.</p></details>"),
+    "clipped": ("is clipped", "<p style='clip-path:inset(0 50% 0 0)'>Half of it.</p>"),
+    "blurred": ("is clipped, masked or filtered", "<p style='filter:blur(9px)'>Not to be read.</p>"),
+    "turned": ("is turned", "<p style='transform:rotate(20deg)'>Not level.</p>"),
+    "under a box": (
+        "lies under <DIV>: Below",
+        "<p>Below.</p><div style='position:absolute;inset:0;background:#eee'></div>",
+    ),
+    "behind the slide": ("behind", "<p style='position:relative;z-index:-1'>Not to be seen.</p>"),
+    "lines into one another": ("set into one another", "<p style='line-height:.5'>One.<br>Two.</p>"),
+    "letters into one another": ("too close", "<p style='letter-spacing:-.2em'>One word.</p>"),
+    "cut off by its style alone": (
+        "<DIV> hides",
+        f"<div style='contain:paint;height:40px'>{'word ' * 90}</div>",
+    ),
+    "a field": ("is a field", "<input value='a long text that is not to be seen' size='5'>"),
+    "a formula made small": (
+        "letters of 10 px, too small to read: a formula",
+        "<mjx-container><svg width='40' height='10' viewBox='0 0 4000 1000'></svg></mjx-container>",
     ),
     "at the foot": ("reaches the foot", "<div style='height:545px;flex:none'></div><p>Last line.</p>"),
 }

@@ -328,6 +328,29 @@ def test_a_solution_or_a_grader_in_another_cell_is_found(course):
     assert found == ["cell 1", "cell 2", "cell 3", "cell 4"]
 
 
+def test_a_solution_under_other_names_is_found(tmp_path):
+    """Renamed in code and in text, without the lines that follow it, hinted at in its exercise."""
+    answer = (
+        "def answer(log, cut):\n    late = [row for row in log if row['step'] > cut]\n    return len(late)\n"
+    )
+    other = answer.replace("answer", "pick").replace("late", "kept").replace("row", "each").replace("'", '"')
+    exercise = nbformat.v4.new_code_cell(
+        "# late = [row for row in log if row['step'] > cut]\nchecks.e42_1(...)"
+    )
+    exercise.metadata["tags"] = ["exercise"]
+    solution = nbformat.v4.new_code_cell(f"{answer}\nchecks.e42_1(answer).must_pass()")
+    solution.metadata["tags"] = ["solution"]
+    told = [
+        nbformat.v4.new_code_cell(other),
+        nbformat.v4.new_markdown_cell(f"```python\n{other}```"),
+        nbformat.v4.new_code_cell("checks.e42_1(512)"),
+        nbformat.v4.new_code_cell("def count(log, cut):\n    return len(log) - cut"),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[exercise, solution, *told])
+    found = {what.partition(":")[0] for what in exercises.given_away(notebook, tmp_path / "none")}
+    assert found == {"cell 0", "cell 2", "cell 3", "cell 4"}
+
+
 def test_stray_notebooks_and_missing_ones(course):
     shutil.copy(course.source(NAME), course.notebooks / "09_gone.ipynb")
     assert "09_gone" in checking.strays(course)[0]

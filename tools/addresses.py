@@ -48,6 +48,8 @@ def fault(address: str, file: Path, root: Path, own: frozenset[str] = frozenset(
         return f"{address} does not exist{absent}"
     if name != "." and name not in kept(root):
         return f"{address} is ignored by git: a clone lacks it"
+    if name != "." and name not in committed(root):
+        return f"{address} is not in git yet: a clone lacks it (git add)"
     known = anchors(root / name) if anchor else None
     if known is not None and anchor not in known | {"top"}:
         return f"{address}: {name} has no heading or id #{anchor}"
@@ -66,6 +68,8 @@ def well_formed(address: str) -> bool:
         return False
     if parts.scheme == "mailto":
         return re.fullmatch(r"[^@]+@[^@]+\.[a-z]+", parts.path) is not None
+    if host in ("localhost", "127.0.0.1") and parts.path.strip("/"):
+        return False  # a page of the writer's own machine
     dotted = re.fullmatch(r"(?!-)[a-z0-9-]+(\.[a-z0-9-]+)+", host, re.I) or host == "localhost"
     return bool(dotted) and not re.search(r"https?:/", parts.path)
 
@@ -122,6 +126,17 @@ def listed(root: Path) -> frozenset[str]:
     """Files and folders of the checkout that git keeps, or would; none, where ``root`` is no checkout."""
     files = _git(root, "--cached", "--others", "--exclude-standard")
     return frozenset(files).union(*(map(str, _parents(file)) for file in files))
+
+
+@lru_cache(maxsize=8)
+def _committed(root: Path) -> frozenset[str]:
+    files = tracked(root)
+    return frozenset(files).union(*(map(str, _parents(file)) for file in files))
+
+
+def committed(root: Path) -> Container[str]:
+    """Files and folders that git has; everything, where the course is no checkout."""
+    return _committed(root) or _Everything()
 
 
 def tracked(root: Path) -> list[str]:

@@ -122,6 +122,9 @@ def _links(notebook: NotebookNode, course: Course, name: str) -> Iterator[str]:
         own = frozenset().union(*(other.anchors for _, one, other in cells if language in (None, *tags(one))))
         for what in documents.faults(parsed, course.notebook(name), course.root, language, own):
             yield f"cell {index} ({_start(cell)!r}), {what}"
+    for language in LANGUAGES:
+        shown = [(i, image) for i, cell, parsed in cells if language in tags(cell) for image in parsed.images]
+        yield from alts.repeated((f"cell {index}", image.alt, image.address) for index, image in shown)
 
 
 def _title(notebook: NotebookNode, name: str) -> Iterator[str]:

@@ -20,13 +20,16 @@ from nbformat import NotebookNode
 
 from rlhf import profiles
 from rlhf.errors import BadData
-from tools import checking, letters, twins
+from tools import alts, checking, documents, letters, twins
+from tools import markdown as reader
 from tools.notebooks import LANGUAGES, read
 
 SLIDES = range(10, 21)
 FIGURES = 2
 FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.S)
 MARK = re.compile(r"^<!-- (zh|en) -->[ \t]*$", re.M)
+DIRECTIVES = re.compile(r"(?:<!-- _(?:class|paginate): [\w ]+ -->\s*)*")  # others would be in one language
+LOADED = re.compile(r"url\(\s*[\"']?(?!data:|#)([^\"')]+)", re.I)
 SLOT = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 PICTURE = re.compile(r"^!\[([^\]]*)\]\(([^)\s]+)\)[ \t]*$", re.M)
 TAGS = re.compile(r"<style.*?</style>|<[^>]+>", re.S)
@@ -241,6 +244,12 @@ def problems(path: Path) -> list[str]:
         return [f"{path.name}: {error.en}"]
     found = list(_whole(deck))
     source, pictures = Source(deck), 0
+    for language in LANGUAGES:
+        parts = [
+            (f"slide {n}, {language}", getattr(slide, language)) for n, slide in enumerate(deck.slides, 1)
+        ]
+        shown = [(where, alt, address) for where, part in parts for alt, address in PICTURE.findall(part)]
+        found += [f"{path.name}, {what}" for what in alts.repeated(shown)]
     for number, slide in enumerate(deck.slides, 1):
         where = f"{path.name}, slide {number}"
         found += [f"{where}: {what}" for what in _problems(slide, source)]
@@ -274,6 +283,9 @@ def _problems(slide: Slide, source: Source) -> Iterator[str]:
             yield f"{language}: a picture stands on a line of its own"
         for alt, address in PICTURE.findall(part):
             yield from _picture(language, alt, address, source)
+        yield from (f"{language}: {what}" for what in _lost(PICTURE.sub("", part), slide, source.deck))
+    if not DIRECTIVES.fullmatch(slide.shared):
+        yield f"only _class and _paginate stand before both languages: {slide.shared[:50]!r}"
     slots = [Counter(SLOT.findall(getattr(slide, language))) for language in LANGUAGES]
     if slots[0] != slots[1]:
         yield f"quoted numbers differ: zh {sorted(slots[0].elements())}, en {sorted(slots[1].elements())}"
@@ -285,11 +297,21 @@ def _problems(slide: Slide, source: Source) -> Iterator[str]:
     yield from twins.differences(*texts)
 
 
+def _lost(part: str, slide: Slide, deck: Deck) -> Iterator[str]:
+    """Addresses that lead nowhere once the deck is built; files of the course are not beside it there."""
+    parsed = reader.parse(part)
+    yield from documents.faults(parsed, deck.path, deck.root, "en" if part == slide.en else "zh")
+    for line, address in parsed.links:
+        if not reader.elsewhere(address):
+            yield f"line {line}: {address} is not beside the built slides; name it, or link to another site"
+    for address in LOADED.findall(part):
+        yield f"the style loads {address}: a deck holds all it needs"
+
+
 def _picture(language: str, alt: str, address: str, source: Source) -> Iterator[str]:
-    if not alt.strip():
-        yield f"{language}: {address} has no alt text"
-    elif bool(twins.CJK.search(alt)) != (language == "zh"):
-        yield f"{language}: the alt text of {address} is in the other language"
+    what = alts.fault(alt, address, language)
+    if what or alts.SIZES.search(alt):
+        yield f"{language}: {what or f'{alt[:40]!r}: sizes and places are for the theme'}"
     try:
         source.image(address)
     except BadData as error:

@@ -19,6 +19,8 @@ from tools.notebooks import tags, texts
 COUNT = range(3, 6)
 TELLING = 6  # characters, white space aside, of a line of a solution that would tell something
 GIVEN_AWAY = 0.8  # of a solution's lines in one other cell; a bug hunt shows up to so many, and the bug
+LINE = 25  # characters of a line of a solution that its exercise must not hold
+FENCE = re.compile(r"^```\w*\n(.*?)^```", re.M | re.S)
 GRADER_LINE = 25  # characters of a line by which a grader is known
 FRAME = ("def", "@", "#", '"""', "import", "from", "checks.", "print(", "return{")  # lines without an answer
 OPEN_SIGN, PASSED_SIGN, FAILED_SIGN = "○", "✓", "✗"
@@ -67,17 +69,32 @@ def given_away(notebook: NotebookNode, graders: Path) -> Iterator[str]:
     """
     shown = [_everything(cell) for cell in notebook.cells]
     solutions = [index for index, cell in enumerate(notebook.cells) if "solution" in tags(cell)]
+    shapes = [_shapes(cell) for cell in notebook.cells]
     for number, own in enumerate(solutions, 1):
-        lines = telling(notebook.cells[own].source)
+        pieces = [
+            telling(piece) for piece in (notebook.cells[own].source, *_functions(notebook.cells[own].source))
+        ]
         for index, text in enumerate(shown):
-            if index in solutions or not lines:
+            if index in solutions:
                 continue
-            if sum(line in text for line in lines) > GIVEN_AWAY * len(lines):
-                what = f"the solution of exercise {number} (cell {own}): {lines[0][:50]!r}"
-                yield f"cell {index}: gives away {what}"
+            told = any(
+                sum(line in text for line in lines) > GIVEN_AWAY * len(lines) for lines in pieces if lines
+            )
+            if told or shapes[own] & shapes[index]:
+                yield f"cell {index}: gives away the solution of exercise {number} (cell {own})"
+    for index, cell in enumerate(notebook.cells):
+        plain = cell.cell_type == "code" and not {"exercise", "solution"} & set(tags(cell))
+        if plain and re.search(r"\bchecks\.e\d\d_\d\(", cell.source):
+            yield f"cell {index}: calls a grader, and is neither exercise nor solution"
+        if "exercise" in tags(cell) and index + 1 in solutions:
+            lines = [_bare(line) for line in telling(notebook.cells[index + 1].source)]
+            found = [line for line in lines if len(line) >= LINE and line in shown[index]]
+            yield from [f"cell {index}: the exercise shows its solution: {found[0][:50]!r}"] if found else []
     secret = _grader_lines(graders)
     for index, cell in enumerate(notebook.cells):
-        if re.search(r"getsource\(\s*checks\b", cell.source):
+        if re.search(
+            r"getsource\(\s*checks\b|\brlhf\.checks\.lesson|\brlhf\.checks import lesson", cell.source
+        ):
             yield f"cell {index}: prints the source of a grader"
         found = [line for line in secret if line in shown[index]] if index not in solutions else []
         if len(found) > 1:  # a formula of one line may be the same
@@ -91,7 +108,43 @@ def telling(source: str) -> list[str]:
 
 
 def squeezed(text: str) -> str:
-    return "".join(text.split())
+    return "".join(text.split()).replace("'", '"')
+
+
+def _bare(line: str) -> str:
+    return line.partition("#")[0].removeprefix("return")
+
+
+def _functions(source: str) -> list[str]:
+    """The functions of a cell, each by itself."""
+    return [ast.get_source_segment(source, node) or "" for node in _defined(source)]
+
+
+def _defined(source: str) -> list[ast.FunctionDef]:
+    try:
+        return [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    except SyntaxError:
+        return []
+
+
+def _shapes(cell: NotebookNode) -> set[str]:
+    """The functions of a cell, of code or of text, whatever their names are called."""
+    pieces = [cell.source] if cell.cell_type == "code" else FENCE.findall(cell.source)
+    return {_renamed(node) for piece in pieces for node in _defined(piece)}
+
+
+def _renamed(function: ast.FunctionDef) -> str:
+    """A function with its own names numbered in the order in which they come, and without its docstring."""
+    names: dict[str, str] = {}
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    tree = ast.parse(ast.unparse(ast.FunctionDef("f", function.args, body, [], None, lineno=0)))
+    for node in ast.walk(tree):
+        key = {ast.Name: "id", ast.arg: "arg"}.get(type(node))
+        if key:
+            setattr(node, key, names.setdefault(getattr(node, key), f"n{len(names)}"))
+        if isinstance(node, ast.arg):
+            node.annotation = None
+    return ast.dump(tree)
 
 
 def _grader_lines(graders: Path) -> list[str]:

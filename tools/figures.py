@@ -33,6 +33,7 @@ def faults(path: Path) -> Iterator[str]:
     except ElementTree.ParseError as error:
         yield f"not readable: {error}"
         return
+    ids = {element.get("id") for element in tree.iter()}
     for element in tree.iter():
         tag = element.tag.removeprefix(SVG)
         style = f"{element.get('style', '')} {(element.text or '') if tag == 'style' else ''}"
@@ -44,6 +45,10 @@ def faults(path: Path) -> Iterator[str]:
             for address in loads
             if not address.startswith(("#", "data:"))
         )
+        if tag == "a":
+            yield f"a link to {element.get('href') or element.get(LINK)}: from a page it leads elsewhere"
+        if tag == "use" and (element.get("href") or element.get(LINK) or "#")[1:] not in ids:
+            yield f"<use> draws {element.get('href') or element.get(LINK)}, which is not there"
         if tag == "image":
             said = element.get("aria-label") or element.findtext(f"{SVG}title")
             what = alts.fault(said, "<image>")

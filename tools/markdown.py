@@ -21,9 +21,13 @@ from markdown_it.token import Token
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
 # `[words][name]` or `[words](…` left over as text: the parser saw no link there
-UNRESOLVED = re.compile(r"\[[^\[\]]+\]\s?(?:\[[^\[\]]*\]|\([^()\s]*[./#][^()\s]*(?:\)|$))")
+UNRESOLVED = re.compile(
+    r"\[[^\[\]]+\](?:\s?\[[^\[\]]*\]|\s?\([^()\s]*[./#][^()\s]*(?:\)|$)"
+    r"|\([^()\s]*[./#][^()\s]*\s|\s?（[^（）\s]*[./#][^（）\s]*）)"  # not closed; a typist's wide brackets
+)
 HTML_LINKS = {"a": ("href",), "area": ("href",), "source": ("src",), "video": ("src",), "audio": ("src",)}
 HTML_LINKS |= {"iframe": ("src",), "embed": ("src",), "object": ("data",)}
+DRAWN = {"svg", "canvas", "iframe", "object", "embed", "video"}  # show something, and have no alt
 HTML_IMAGES = {"img": ("src",), "image": ("href", "xlink:href"), "input": ("src",)}
 
 
@@ -69,11 +73,14 @@ class Leaf:
 
 @dataclass
 class Document:
-    """What a Markdown text holds, in its order. ``structure``: the kinds of all blocks."""
+    """What a Markdown text holds, in its order. ``structure``: the kinds of all blocks. ``drawn``: line, tag
+    and name of what HTML shows without ``<img>``; ``named``: line, words and address of links."""
 
     leaves: list[Leaf] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
+    named: list[tuple[int, str, str]] = field(default_factory=list)
+    drawn: list[tuple[int, str, str | None]] = field(default_factory=list)
     anchors: set[str] = field(default_factory=set)
     unresolved: list[tuple[int, str]] = field(default_factory=list)
     structure: list[str] = field(default_factory=list)
@@ -109,17 +116,19 @@ def _parser() -> MarkdownIt:
 
 
 def _inline(made: Document, token: Token, kind: str, line: int) -> None:
-    leaf, abroad = Leaf(kind, line), [False]
+    leaf, abroad, words = Leaf(kind, line), [False], ""
     made.leaves.append(leaf)
     for child in token.children or []:
         if child.type == "link_open":
             address = str(child.attrs["href"])
             made.links.append(Link(line, address))
             leaf.addresses.append(address)
+            words = ""
             abroad.append(elsewhere(address))
             leaf.cited = leaf.cited or abroad[-1]
         elif child.type == "link_close":
             abroad.pop()
+            made.named.append((line, words, leaf.addresses[-1]))
         elif child.type == "image":
             made.images.append(Image(line, str(child.attrs["src"]), child.content))
         elif child.type in ("em_open", "em_close"):
@@ -131,6 +140,7 @@ def _inline(made: Document, token: Token, kind: str, line: int) -> None:
         elif child.type == "math_inline":
             leaf.add(" ")
         elif child.content:
+            words += child.content
             leaf.add(child.content, code=child.type == "code_inline", abroad=abroad[-1])
     made.unresolved += [(line, match[0]) for match in UNRESOLVED.finditer(leaf.words)]
 
@@ -145,6 +155,8 @@ class _Html(HTMLParser):
         for key in HTML_LINKS.get(tag, ()):
             if key in found:
                 self.made.links.append(Link(line, found[key] or ""))
+        if tag in DRAWN and found.get("aria-hidden") != "true":
+            self.made.drawn.append((line, tag, found.get("aria-label") or found.get("title")))
         if tag == "input" and found.get("type") != "image":
             return
         for key in HTML_IMAGES.get(tag, ()):

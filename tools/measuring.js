@@ -6,7 +6,9 @@ const MARGIN = { right: 40, foot: 44, pictureFoot: 30 };
 const READABLE = { text: 18, picture: 10 }; // smallest letters: of the slide, and within a picture
 const PICTURE = { width: 420, height: 150 };
 const BLOCKS = "h1,h2,h3,p,li,td,th,pre,blockquote,footer,header,figure";
-const HIDDEN = "mjx-assistive-mml,script,style"; // formulas once more, for screen readers
+const HIDDEN = "mjx-assistive-mml,script,style,title,desc,template"; // formulas once more, for screen readers
+const CONTRAST = 3; // WCAG's least for large letters, against their ground
+const LINE = 0.9, SPACED = [-0.1, 0.5]; // height of a line and space between letters, by the size of the letters
 const start = (text) => text.trim().replace(/\s+/g, " ").slice(0, 30);
 
 /** Everything wrong with one slide, as a list of sentences. */
@@ -24,7 +26,13 @@ function measured(section) {
   if (wide > 1) say(`${wide} px too wide`);
   reach(section, box, scale, say);
   for (const element of elements) squeezed(element, say);
-  const marks = [...words(section), ...formulas(section)];
+  const marks = [...words(section, say), ...formulas(section)];
+  const ways = new Map(); // what hides the text of an element
+  for (const mark of marks) {
+    if (!ways.has(mark.element)) ways.set(mark.element, unseen(mark.element, section));
+    for (const way of ways.get(mark.element)) say(`${way}: ${mark.text}`);
+  }
+  for (const [text, cover] of covered(marks, elements, scale)) say(`lies under <${cover}>: ${text}`);
   for (const image of section.querySelectorAll("img")) picture(image, box, scale, say, marks);
   const hidden = new Map(); // the most that is hidden of a text
   for (const mark of marks) {
@@ -52,6 +60,9 @@ function reach(section, box, scale, say) {
 /** A box smaller than what is in it: cut off, behind a scroll bar, or hanging out. */
 function squeezed(element, say) {
   const style = getComputedStyle(element), tag = element.tagName, text = start(element.textContent);
+  const clips = /paint|strict|content/.test(style.contain);
+  if (tag === "DETAILS" && !element.open) say(`<DETAILS> is folded: ${text}`);
+  if (["INPUT", "TEXTAREA", "SELECT"].includes(tag)) say(`<${tag}> is a field, which may hide what is in it`);
   const solid = ["PRE", "TABLE", "BLOCKQUOTE"].includes(tag); // their edges are seen
   for (const [axis, missing] of [
     ["Y", element.scrollHeight - element.clientHeight],
@@ -59,19 +70,21 @@ function squeezed(element, say) {
   ]) {
     if (!element.clientHeight || tag === "IMG" || missing <= 1) continue;
     const side = axis === "Y" ? "height" : "width";
-    if (style[`overflow${axis}`] !== "visible") say(`<${tag}> hides ${missing} px of its ${side}: ${text}`);
+    if (clips || style[`overflow${axis}`] !== "visible") say(`<${tag}> hides ${missing} px of its ${side}: ${text}`);
     else if (solid) say(`<${tag}> is squeezed, ${missing} px of its ${side} hang out: ${text}`);
   }
 }
 
 /** Every line of text: where it stands, in which block, and how large its letters are. */
-function words(section) {
+function words(section, say) {
   const found = [], walker = document.createTreeWalker(section, NodeFilter.SHOW_TEXT);
   const range = document.createRange();
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
     const parent = node.parentElement;
-    if (!node.data.trim() || parent.closest(HIDDEN) || getComputedStyle(parent).visibility === "hidden") continue;
+    if (!node.data.trim() || parent.closest(HIDDEN)) continue;
     range.selectNodeContents(node);
+    const absent = [...range.getClientRects()].every((place) => !place.width || !place.height);
+    if (absent || getComputedStyle(parent).visibility !== "visible") say(`is not shown: ${start(node.data)}`);
     const drawn = parent.offsetWidth ? parent.getBoundingClientRect().width / parent.offsetWidth : 1;
     const size = parseFloat(getComputedStyle(parent).fontSize) * drawn;
     for (const place of range.getClientRects()) {
@@ -89,7 +102,8 @@ function words(section) {
 function formulas(section) {
   return [...section.querySelectorAll("mjx-container > svg")].map((svg) => {
     const { left, right, top, bottom } = svg.getBoundingClientRect(), text = "a formula";
-    return { element: svg.parentElement, block: svg.closest(BLOCKS) || section, text, left, right, top, bottom };
+    const size = 1000 * (right - left) / svg.viewBox.baseVal.width; // MathJax draws letters of 1000 units
+    return { element: svg.parentElement, block: svg.closest(BLOCKS) || section, text, size, left, right, top, bottom };
   });
 }
 
@@ -114,6 +128,79 @@ function picture(image, box, scale, say, marks) {
     element: image, block: image.closest("figure") || image, text: `a picture, ${name}`,
     left: middle.x - width / 2, right: middle.x + width / 2,
     top: middle.y - height / 2, bottom: middle.y + height / 2,
+  });
+}
+
+/** Why the words of an element are not to be seen, or hardly: a list, empty when they are. */
+function unseen(element, section) {
+  const found = [], own = getComputedStyle(element), size = parseFloat(own.fontSize);
+  let shown = 1;
+  for (let around = element; around; around = around === section ? null : around.parentElement) {
+    const style = getComputedStyle(around), turn = new DOMMatrix(style.transform === "none" ? "" : style.transform);
+    shown *= parseFloat(style.opacity);
+    const masked = [style.clipPath, style.maskImage, style.filter, style.clip].some((way) => way && !/^(none|auto)$/.test(way));
+    if (masked) found.push("is clipped, masked or filtered");
+    if (Math.abs(turn.b) > 0.01 || Math.abs(turn.c) > 0.01 || turn.a <= 0 || turn.d <= 0) found.push("is turned");
+    if (style.writingMode !== "horizontal-tb") found.push("is not written from left to right");
+    if (parseInt(style.zIndex) < 0) found.push("lies behind the slide");
+  }
+  if (element instanceof HTMLElement) {
+    const contrast = standsOut(own, shown, ground(element, section));
+    if (contrast < CONTRAST) found.push(`hardly stands out from its ground (contrast ${contrast.toFixed(1)})`);
+    const space = parseFloat(own.letterSpacing) / size;
+    if (space < SPACED[0] || space > SPACED[1]) found.push("has letters set too close or too far apart");
+    if (parseFloat(own.lineHeight) < LINE * size) found.push("has lines set into one another");
+  } else if (shown < 0.5) found.push("hardly stands out from its ground");
+  return found;
+}
+
+/** A colour of the style as [red, green, blue, opacity], the first of them where it is a gradient's. */
+function colour(text) {
+  const one = text.match(/(rgba?|color)\(([^)]*)\)/);
+  if (!one) return [0, 0, 0, 0];
+  const numbers = one[2].match(/-?[\d.]+(?:e-?\d+)?%?/g).map(parseFloat), wide = one[1] === "color" ? 255 : 1;
+  return [...numbers.slice(0, 3).map((part) => part * wide), numbers[3] ?? 1];
+}
+
+const over = (top, under) => [0, 1, 2].map((i) => top[3] * top[i] + (1 - top[3]) * under[i]);
+
+/** The colour behind an element's words; none where that is a picture. */
+function ground(element, section) {
+  const layers = [];
+  for (let around = element; around; around = around === section ? null : around.parentElement) {
+    const style = getComputedStyle(around), flat = colour(style.backgroundColor);
+    if (style.backgroundImage.includes("url(")) return null;
+    if (style.backgroundImage !== "none" && !flat[3]) layers.push(colour(style.backgroundImage));
+    layers.push(flat);
+  }
+  return layers.reverse().reduce((under, layer) => over(layer, under), [255, 255, 255]);
+}
+
+/** How far the letters of a style stand out, as WCAG counts it: 1 is not at all, 21 is black on white. */
+function standsOut(style, shown, under) {
+  if (!under) return Infinity;
+  const ink = colour(style.webkitTextFillColor || style.color);
+  const light = [over([...ink.slice(0, 3), ink[3] * shown], under), under].map((rgb) => {
+    const [r, g, b] = rgb.map((part) => (part /= 255) <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+  });
+  return Math.max(...light) / Math.min(...light);
+}
+
+/** Words under a box that has a ground of its own and comes later: pairs of words and tag. */
+function covered(marks, elements, scale) {
+  const boxes = elements.filter((element) => {
+    const style = getComputedStyle(element);
+    return style.display !== "inline" && (colour(style.backgroundColor)[3] > 0.2 || style.backgroundImage !== "none");
+  });
+  return boxes.flatMap((box) => {
+    const place = box.getBoundingClientRect();
+    return marks.filter((mark) => {
+      const later = mark.element.compareDocumentPosition(box) & Node.DOCUMENT_POSITION_FOLLOWING;
+      const across = Math.min(mark.right, place.right) - Math.max(mark.left, place.left);
+      const along = Math.min(mark.bottom, place.bottom) - Math.max(mark.top, place.top);
+      return later && !mark.element.contains(box) && across > 4 * scale && along > 4 * scale;
+    }).map((mark) => [mark.text, box.tagName]);
   });
 }
 

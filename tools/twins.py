@@ -114,6 +114,9 @@ def differences(zh: str, en: str) -> list[str]:
             found.append(f"{what} differ: zh {count}, en {b.shape[what]}")
     if not CJK.search(a.prose):
         found.append("the zh cell holds no Chinese")
+    for what in ("formulas", "fences"):  # the same in both, so in the English cell
+        shown = "".join(CJK.findall("".join(getattr(b, what))))
+        found += [f"Chinese in the {what} of both cells: {shown[:20]}"] if shown else []
     if CJK.search(b.plain):
         found.append(f"the en cell holds Chinese characters: {''.join(CJK.findall(b.plain))[:20]}")
     return [*found, *paragraphs(zh, en, any(" differ" in what for what in found))]
