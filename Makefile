@@ -1,6 +1,7 @@
 # Each target is a few plain commands; README lists them for people without make.
 #   make course   run every lesson, two at a time on two cores; ARGS=--help says more
 #   make lab      open them in JupyterLab
+#   make kernel   offer them to a Jupyter that runs already (JupyterHub, AutoDL, ModelScope): kernel "RLHF course"
 #   make test     lint, tests, notebooks    make build   corpus and tiny models only
 #   make doctor   what is missing here      make clean   remove runs and caches
 #   make slides   the talks, HTML and PDF in output/slides/ (needs node, chromium, a Chinese font)
@@ -31,7 +32,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export JUPYTER_PREFER_ENV_PATH = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build course lab bench pipeline serve site slides student ready test test-browser lint doctor clean
+.PHONY: help setup build course lab kernel bench pipeline serve site slides student ready test test-browser browser lint doctor clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -50,13 +51,23 @@ course: build
 lab: build
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
+# For a Jupyter that is not ours: it finds this environment in the user's list of kernels. Run it again after moving the folder.
+kernel: build
+	$(BIN)/python -m ipykernel install --user --name rlhf --display-name "RLHF course" --env OMP_WAIT_POLICY passive
+
+# What pip could not get is said in words; packages that are here already need no network.
+define packages
+$(BIN)/pip install -q -r $(1) || { echo "装不上 $(1) 里的包：检查网络或 pip 镜像（见 PLATFORMS.md），再运行一次。" >&2; \
+	echo "The packages in $(1) could not be installed: check the network or pip's mirror (PLATFORMS.md), run it again." >&2; exit 2; }
+endef
+
 # The four stages in a row, from the recipes in recipes/, and one table; ARGS=--help says more.
 pipeline: build
 	$(BIN)/python -m rlhf.pipeline --profile "$(RLHF_PROFILE)" $(ARGS)
 
 # Sphinx and its theme go into the same environment; it shows committed outputs and runs nothing.
 site: setup
-	$(BIN)/pip install -q -r requirements-site.txt
+	@$(call packages,requirements-site.txt)
 	$(BIN)/python -m tools.site
 
 # The talks that go with the lessons. System packages: apt install nodejs npm chromium fonts-noto-cjk
@@ -99,9 +110,13 @@ test: lint
 # Opens the lessons in a real browser, runs them there and looks. Needs a Chromium (apt install chromium).
 # LESSONS="00 06": only these.
 test-browser: export RLHF_PROFILE = offline
-test-browser: build site
-	$(BIN)/pip install -q -r requirements-browser.txt
+test-browser: browser build site
+	@$(call packages,requirements-browser.txt)
 	RLHF_BROWSER=1 RLHF_BROWSER_LESSONS="$(LESSONS)" $(BIN)/python -m pytest tests/browser
+
+# Asked first, not after minutes of building.
+browser: setup
+	@$(BIN)/python -m tools.system chromium
 
 # Works before anything is installed, with whatever Python there is.
 doctor:
