@@ -21,7 +21,7 @@ language = either("zh_CN", "en")
 copyright = "Apache-2.0"
 html_show_copyright = html_show_sphinx = False
 
-extensions = ["myst_nb", "mathml", "chinese"]
+extensions = ["myst_nb", "mathml", "chinese", "words"]
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # would come from a CDN; committed notebooks hold no widgets
 nb_code_prompt_show = either("显示答案", "Show the solution")
@@ -37,7 +37,8 @@ html_static_path = ["_static"]
 html_favicon = "_static/favicon.svg"
 templates_path = ["_templates"]
 html_css_files = ["course.css"]
-html_js_files = [("switch.js", {"defer": "defer"})]
+html_js_files = [("switch.js", {"defer": "defer"}), ("code.js", {"defer": "defer"})]
+html_show_search_summary = False  # found.js has better ones
 html_copy_source = html_use_index = False
 html_show_sourcelink = False
 html_search_language = either("zh", "en")

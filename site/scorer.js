@@ -1,9 +1,13 @@
-// How search results are ranked: Sphinx's own points, and more for a page or section whose title holds the query.
+// How search results are ranked: Sphinx's own points, and more for a page or section whose title holds the query,
+// and for a page that holds all of it in one piece (sections.js has the words of all pages).
 "use strict";
 var Scorer = {
-  score: ([, title, , , points]) => {
-    const query = (new URLSearchParams(location.search).get("q") || "").trim().toLowerCase();
-    return points + (query && title.toLowerCase().includes(query) ? 20 : 0);
+  score: ([page, title, , , points, , kind]) => {
+    const bare = (text) => text.toLowerCase().replace(/\s+/g, "");
+    const query = bare(new URLSearchParams(location.search).get("q") || "");
+    const sections = kind === "text" && typeof SECTIONS === "object" ? SECTIONS[page] || [] : [];
+    const holding = query ? sections.filter((each) => bare(each[1] + each[2]).includes(query)).length : 0;
+    return points + (query && bare(title).includes(query) ? 20 : 0) + Math.min(holding, 10);
   },
   objNameMatch: 31, // a term of the glossary comes first
   objPartialMatch: 6,

@@ -433,6 +433,9 @@ def whole(course) -> Path:
         (out / language / "searchindex.js").write_text(
             f"Search.setIndex({json.dumps(index)})", encoding="utf-8"
         )
+        (out / language / "_static").mkdir()
+        shown = json.dumps({page: [["", "words", ""]] for page in pages})
+        (out / language / "_static" / "sections.js").write_text(f"const SECTIONS = {shown};\n", "utf-8")
     (out / "index.html").write_text('<a href="zh/index.html">x</a><a href="en/index.html">x</a>')
     return out
 
@@ -459,6 +462,8 @@ def test_a_whole_site_lacks_nothing(course, whole):
         ("zh/searchindex.js", "[0, 1, ", "[0, ", "zh/guide.html: the search does not know this page"),
         ("zh/searchindex.js", "Search", "", ""),
         ("en/searchindex.js", "{", "", "en/searchindex.js: no index"),
+        ("zh/_static/sections.js", '"guide"', '"gone"', "zh/guide.html: the search does not know this page"),
+        ("zh/_static/sections.js", None, None, "zh/searchindex.js: no index"),
         ("downloads/zh/42_small.zh.ipynb", "小课", "大课", "does not hold the lesson's cells"),
         ("downloads/zh/42_small.zh.ipynb", '"zh"', '"en"', "holds cells in the other language"),
         ("downloads/zh/42_small.zh.ipynb", None, None, "zh.ipynb: not there"),
@@ -540,6 +545,17 @@ def test_chinese_is_searched_by_pairs():
     assert not words.word_filter("42")
 
 
+def test_the_search_shows_sections_and_terms():
+    body = """<section id="a"><h1>One <code>x</code><a class="headerlink" href="#a">#</a></h1><p>first</p>
+        <section id="b"><h2>Two</h2><p>second<script>no()</script></p><pre>y = 1</pre></section><p>last</p>
+        <dl><dt id="term-0">KL<a class="headerlink">#</a></dt><dd><p>how far</p></dd></dl></section>"""
+    assert extension("words").Sections(body).found == [
+        ["a", "One x", "first last"],
+        ["b", "Two", "second y = 1"],
+        ["term-0", "KL", "how far"],
+    ]
+
+
 def test_formulas_become_mathml_or_are_named():
     mathml = extension("mathml")
     assert re.sub(r"\s", "", mathml.convert(r"\tfrac23")).count("<mn>") == 2
@@ -565,16 +581,22 @@ def test_a_page_is_built(noted):
     path.write_text(
         path.read_text("utf-8").replace("字。", "字，[甲](notes.md#结尾)，[乙](notes.md#没有)。"), "utf-8"
     )
+    for kind in ("html", "pdf"):  # as make slides leaves them
+        (course.root / "downloads" / "slides").mkdir(parents=True, exist_ok=True)
+        (course.root / "downloads" / "slides" / f"42_small.zh.{kind}").write_text("")
     source = pages(course, "zh")
     process = site._sphinx(source, course.root / "out" / "zh", "zh")
     _, said = process.communicate()
     assert process.returncode == 0 and len(said.splitlines()) == 1 and "没有" in said, said
     first = (course.root / "out" / "zh" / "index.html").read_text("utf-8")
-    assert 'href="files/notes.md.html#file-notes-md-s-3"' in first
+    assert 'href="files/notes.md.html#file-notes-md-s-3"' in first and "<title>RLHF</title>" in first
     shown = (course.root / "out" / "zh" / "lessons" / "42_small.html").read_text("utf-8")
     assert shown.count("<math") == 3 and "<strong>重点</strong>" in shown
     assert 'alt="一条曲线"' in shown and 'alt="一条曲线"' in shown
     assert 'href="../../en/lessons/42_small.html"' in shown and 'id="small-s-2"' in shown
+    assert "<summary>" in shown and "Toggle hidden" not in shown, "a label in English hid the words"
+    index = (course.root / "out" / "zh" / "_static" / "sections.js").read_text("utf-8")
+    assert '"1 奖励模型"' in index
     index = (course.root / "out" / "zh" / "searchindex.js").read_text("utf-8")
     terms = json.loads(index[len("Search.setIndex(") : -1])["terms"]
     assert {"奖励", "励模", "模型", "分"} <= set(terms)
@@ -583,6 +605,9 @@ def test_a_page_is_built(noted):
     assert {kind: what for kind, what in found.items() if what and kind != "untranslated cells"} == {
         "broken links": found["broken links"]
     }
+    assert not any("not translated" in what for what in found["untranslated cells"])
+    listed = (course.root / "out" / "zh" / "downloads.html").read_text("utf-8")
+    assert 'slides/42_small.zh.pdf" aria-label="42 小课: PDF">PDF</a>' in listed
     planted = [link for link in found["broken links"] if "no such anchor" in link]
     assert len(planted) == 1 and planted[0].startswith("zh/index.html: files/notes.md.html#"), planted
     assert all("en/" in link or "downloads" in link for link in found["broken links"] if link not in planted)

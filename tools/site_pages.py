@@ -7,6 +7,7 @@ for every other file of the checkout that one of them links to. Nothing is execu
 
 from __future__ import annotations
 
+import html
 import re
 import shutil
 from pathlib import Path
@@ -136,12 +137,12 @@ class Pages:
     def _downloads(self) -> None:
         here, rows = self.downloads, []
         for name, title in self.titles.items():
-            own = [f"{self.language}/{name}.{self.language}.ipynb"]
-            decks = [f"slides/{name}.{self.language}.{kind}" for kind in ("html", "pdf")]
+            own = [(f"{self.language}/{name}.{self.language}.ipynb", "ipynb")]
+            decks = [(f"slides/{name}.{self.language}.{kind.lower()}", kind) for kind in ("HTML", "PDF")]
             shown = [
                 " ".join(
-                    f'<a href="../downloads/{file}">{Path(file).suffix[1:]}</a>'
-                    for file in files
+                    f'<a href="../downloads/{file}" aria-label="{html.escape(title)}: {kind}">{kind}</a>'
+                    for file, kind in files
                     if (here / file).is_file()
                 )
                 for files in (own, decks)

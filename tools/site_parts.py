@@ -69,6 +69,10 @@ def _search(folder: Path, pages: dict[str, Page], language: str) -> Iterator[str
         text = path.read_text(encoding="utf-8")
         index = json.loads(text[text.index("(") + 1 : text.rindex(")")])
         names, terms = list(index["docnames"]), [*index["terms"].values(), *index["titleterms"].values()]
+        text = (folder / "_static" / "sections.js").read_text(encoding="utf-8")
+        shown = {
+            name for name, found in json.loads(text[text.index("{") : text.rindex("}") + 1]).items() if found
+        }
     except (OSError, ValueError, KeyError):
         yield f"{language}/searchindex.js: no index for the search, or not a readable one"
         return
@@ -77,7 +81,7 @@ def _search(folder: Path, pages: dict[str, Page], language: str) -> Iterator[str
     for page in pages:
         own, _, rest = page.partition("/")
         name = rest.removesuffix(".html")
-        if own == language and name not in known | UNSEARCHED:
+        if own == language and name not in known & shown | UNSEARCHED:
             yield f"{page}: the search does not know this page"
 
 

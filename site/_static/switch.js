@@ -24,3 +24,12 @@ if (link)
   } catch {
     // a browser that keeps nothing: the first page asks again
   }
+
+// On paper the pages are always light: printers leave grounds out, and light letters would be lost.
+const shown = document.documentElement.dataset;
+let before = shown.theme;
+addEventListener("beforeprint", () => {
+  before = shown.theme;
+  shown.theme = "light";
+});
+addEventListener("afterprint", () => (shown.theme = before));

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.server
+import re
 import threading
 
 import pytest
@@ -132,11 +133,54 @@ def test_search_finds_the_lesson(browser, address, language, query, lesson):
         page.keyboard.press("Enter")
         page.wait_for_selector(f"#search-results a[href*='{lesson}']")
         if query == "奖励模型":  # the glossary's entry, then the lesson of that name
-            found = page.locator("#search-results li a").evaluate_all("all => all.map(each => each.href)")
+            found = page.locator("ul.search > li > a").evaluate_all("all => all.map(each => each.href)")
             assert "glossary.html" in found[0] and lesson in found[1], found
         page.wait_for_function("document.querySelectorAll('#search-results .context').length > 0")
         shown = page.locator("#search-results").inner_text()
         assert query.lower()[:4] in shown.lower()
+
+
+@pytest.mark.parametrize(
+    ("language", "query", "page_and_words"),
+    [
+        ("zh", "优势", ("06_ppo_step_by_step", "优势")),
+        ("zh", "KL惩罚", ("06_ppo_step_by_step", "KL 惩罚")),  # written without the blank
+        ("en", "value head", ("03_gpt_from_scratch", "value head")),
+        ("en", "reward hacking", ("glossary", "reward hacking")),
+    ],
+)
+def test_the_search_leads_to_the_section_without_a_server(browser, language, query, page_and_words):
+    """The site as a folder that somebody unpacked: no page may be fetched, and still the words are shown."""
+    where, words = page_and_words
+    with visit(browser, "file://") as page:
+        page.goto(f"{SITE.as_uri()}/{language}/search.html?q={query}")
+        page.wait_for_function("document.querySelectorAll('ul.search .context mark').length > 2")
+        items = page.locator("ul.search > li")
+        assert items.first.locator(".context").count(), "the first result is explained as well"
+        own = page.locator(f"ul.search a[href*='{where}'][href*='#']")
+        assert words.lower() in page.locator("#search-results").inner_text().lower()
+        own.first.click()
+        page.wait_for_url(f"**/{where}.html#*")
+        name = page.evaluate("decodeURIComponent(location.hash.slice(1))")
+        top = page.locator(f"[id='{name}']").first.evaluate("mark => mark.getBoundingClientRect().top")
+        assert -5 <= top < 400, "the section is in sight"
+
+
+def test_code_is_copied_and_the_first_tab_skips_to_the_text(browser, address):
+    with visit(browser, address) as page:
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
+        page.goto(f"{address}/en/{LESSON}")
+        page.keyboard.press("Tab")
+        focused = page.evaluate("document.activeElement.getAttribute('href')")
+        assert focused == "#main-content", "the skip link comes first"
+        assert page.locator("a.skip-link, #pst-skip-link a, #pst-skip-link").first.is_visible()
+        button = page.locator(".cell_input .copy-code").first
+        button.focus()
+        page.keyboard.press("Enter")
+        page.wait_for_function("document.activeElement.textContent === 'Copied'")
+        code = page.locator(".cell_input pre").first.inner_text()
+        assert page.evaluate("navigator.clipboard.readText()").strip() == code.strip()
+        assert page.locator(".cell_output .copy-code").count() == 0
 
 
 def test_nothing_is_found_where_there_is_nothing(browser, address):
@@ -168,6 +212,19 @@ def test_a_page_reads_without_scripts(browser, address):
         switch(page)
         page.wait_for_url(f"**/en/{LESSON}")
         assert page.locator("article math").count() > 5
+
+
+def test_paper_is_light(browser, address):
+    with visit(browser, address, scheme="dark") as page:
+        page.goto(f"{address}/en/{LESSON}")
+        page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+        page.evaluate(
+            "addEventListener('beforeprint', () => (window.ink = getComputedStyle(document.body).color))"
+        )
+        page.pdf()
+        red, green, blue = map(int, re.findall(r"\d+", page.evaluate("window.ink"))[:3])
+        assert max(red, green, blue) < 100, "dark ink"
+        assert page.evaluate("document.documentElement.dataset.theme") == "dark", "and back again"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
