@@ -582,7 +582,7 @@ ledger.rename(columns=lambda name: name.replace("\n", ", ")).round(1)
 parts = ledger.drop("at the peak").fillna(0)
 parts = parts[parts.max(axis=1) > 0.3]  # rows that can be seen
 figure, axes = plt.subplots(figsize=(9, 3.8), layout="constrained")
-parts.T.plot.barh(stacked=True, ax=axes, colormap="tab20", width=0.7)
+parts.T.plot.barh(stacked=True, ax=axes, width=0.7)
 for size in ("rtx-4090", "a100-80gb"):
     axes.axvline(plan.gpu(size).usable / memory.GIB, color="C7", ls="--", lw=1)
     axes.text(plan.gpu(size).usable / memory.GIB, -0.75, f" {size}", fontsize=8)

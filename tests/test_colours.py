@@ -80,7 +80,8 @@ def test_the_colours_of_the_plots():
 
 @pytest.mark.parametrize("name", COURSE.names())
 def test_colours_that_meet_in_a_lessons_plot(name):
-    for line, named in colours.meeting(COURSE.source(name).read_text(encoding="utf-8")):
+    source = COURSE.source(name).read_text(encoding="utf-8")
+    for line, named in [*colours.meeting(source), *colours.maps(source)]:
         assert colours.too_close(named) == [], f"lessons/{name}.py, line {line}"
 
 
@@ -91,6 +92,14 @@ def test_a_planted_meeting_is_found_and_a_short_cycle_would_be():
     # of a list of seven colours, C7 would be C0 once more
     ((_, named),) = colours.meeting('# %%\nplot(a, "C0")\nplot(b, "C7")\n')
     assert colours.too_close(named) == []
+
+
+def test_a_planted_colour_map_is_found():
+    source = (
+        'x = 1\nimshow(x, cmap="RdBu")\nbars.plot(colormap="tab20", cmap=own)\nimshow(x, cmap="RdYlGn")\n'
+    )
+    found = {line: colours.too_close(named) for line, named in colours.maps(source)}
+    assert list(found) == [2, 3, 4] and found[2] == [] and found[3] and found[4]
 
 
 @pytest.mark.parametrize("name", [name for name in DRAWINGS if name not in NOT_HERE])

@@ -14,7 +14,8 @@ from itertools import combinations
 
 import matplotlib.style
 import numpy as np
-from matplotlib.colors import to_rgba
+from matplotlib import colormaps
+from matplotlib.colors import ListedColormap, to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Patch
 from matplotlib.path import Path
@@ -170,6 +171,18 @@ def meeting(source: str) -> Iterator[tuple[int, list[str]]]:
         if len(colours) > 1:
             yield line, [f"#{colour.lstrip('#').upper()}" for colour in colours.values()]
         line += cell.count("\n") + 1
+
+
+def maps(source: str) -> Iterator[tuple[int, list[str]]]:
+    """For every colour map that a lesson names: its line, and colours of it as hex. A short list, as
+    ``tab20``, whole; otherwise five, evenly spread."""
+    for node in ast.walk(ast.parse(source)):
+        named = node.value if isinstance(node, ast.keyword) and node.arg in ("cmap", "colormap") else None
+        if isinstance(named, ast.Constant) and isinstance(named.value, str):
+            found = colormaps[named.value]
+            few = isinstance(found, ListedColormap) and found.N <= 20
+            places = range(found.N) if few else np.linspace(0, 1, 5)
+            yield node.value.lineno, [to_hex(found(place)) for place in places]
 
 
 def _colour(word: str, cycle: Sequence[str]) -> str | None:
