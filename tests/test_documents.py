@@ -1,11 +1,12 @@
 """Documents, drawings, addresses and alt texts: every kind of planted fault is found, the course has none."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from rlhf import profiles
-from tools import addresses, alts, documents, figures, markdown
+from tools import addresses, alts, documents, figures, markdown, named
 
 ROOT = profiles.CHECKOUT
 README = """# A course
@@ -257,6 +258,34 @@ def test_texts_that_say_something():
     assert not alts.fault("PPO 的循环", "../figs/07_loop.svg", "zh")
     assert not alts.fault("图中三条曲线都上升", "../figs/07_loop.svg", "zh")
     assert not alts.fault("Line plot of the reward", "../figs/07_loop.svg", "en")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("`tools/gone.py`", "does not exist"),
+        ("`python -m rlhf.gone --help`", "no such program"),
+        ("```\nmake gone   # all\n```", "no such target"),
+    ],
+)
+def test_what_a_text_names_is_there(text, said):
+    good = "`tools/named.py`, `figs/NN_name.py`\n\n```\nRLHF_SEED=1 make course\npython -m tools.lessons\n```"
+    assert list(named.unknown(good, ROOT)) == []
+    assert said in next(named.unknown(text, ROOT))
+
+
+def test_messages_are_chinese_first_then_english(tmp_path):
+    (tmp_path / "rlhf" / "checks").mkdir(parents=True)
+    lines = [
+        'Wrong("错了。", "Wrong.")',
+        'Wrong("Wrong.", "Wrong.")',
+        'errors.BadData("错了。", f"{x} 错了。")',
+    ]
+    lines += ['def e():\n    return f"{x} right", f"{x} right"', "# see tools/gone.md"]
+    (tmp_path / "rlhf" / "checks" / "lesson42.py").write_text("\n".join(lines), encoding="utf-8")
+    found = list(named.messages(tmp_path))
+    assert [re.search(r"line (\d+)", what)[1] for what in found] == ["2", "3", "5"]
+    assert "tools/gone.md does not exist" in next(named.mentions(tmp_path))
 
 
 def test_anchors_as_pages_make_them():

@@ -293,6 +293,8 @@ EXERCISE_CELL, SOLUTION_CELL = 7, 8
         (shows("image/png", "x"), "no alt text for the plot"),
         (shows("text/html", '<img src="a.png">'), "has no alt text"),
         (shows("text/html", "<svg></svg>"), "without <title>"),
+        (shows("text/html", '<a href="gone.html">x</a>'), "leads to gone.html does not exist"),
+        (shows("text/markdown", "[x](gone.md)"), "leads to gone.md does not exist"),
         (shows("text/html", "<script src='https://cdn.example.org/a.js'></script>"), "from another site"),
     ],
 )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import nbformat
 from nbformat import NotebookNode
 
-from tools import alts, documents, exercises, figures, markdown, timing, twins
+from tools import addresses, alts, documents, exercises, figures, markdown, named, timing, twins
 from tools.notebooks import LANGUAGES, Course, build, read, tags, texts
 from tools.site_page import OUTSIDE, Page
 
@@ -47,6 +47,7 @@ def problems(course: Course, name: str, *, source_only: bool = False) -> list[st
         *_executed(executed),
         *_figures(executed),
         *alts.problems(executed, course.root, name),
+        *_shown_links(executed, course, name),
         *exercises.answered(executed),
         *exercises.given_away(executed, course.root / "rlhf" / "checks" / f"lesson{name[:2]}.py"),
     ]
@@ -87,7 +88,8 @@ def strays(course: Course) -> list[str]:
 
 def around(course: Course) -> list[str]:
     """What is wrong beside the lessons: documents, drawings, files without a lesson."""
-    return [*strays(course), *documents.problems(course.root), *figures.problems(course.root)]
+    found = [*strays(course), *documents.problems(course.root), *figures.problems(course.root)]
+    return [*found, *named.messages(course.root), *named.mentions(course.root)]
 
 
 def _of(notebook: NotebookNode, kind: str) -> Iterator[tuple[int, NotebookNode]]:
@@ -122,9 +124,33 @@ def _links(notebook: NotebookNode, course: Course, name: str) -> Iterator[str]:
         own = frozenset().union(*(other.anchors for _, one, other in cells if language in (None, *tags(one))))
         for what in documents.faults(parsed, course.notebook(name), course.root, language, own):
             yield f"cell {index} ({_start(cell)!r}), {what}"
+        yield from (
+            f"cell {index} ({_start(cell)!r}): {what}" for what in named.unknown(cell.source, course.root)
+        )
     for language in LANGUAGES:
         shown = [(i, image) for i, cell, parsed in cells if language in tags(cell) for image in parsed.images]
         yield from alts.repeated((f"cell {index}", image.alt, image.address) for index, image in shown)
+
+
+def _shown_links(notebook: NotebookNode, course: Course, name: str) -> Iterator[str]:
+    """Links and pictures in outputs, HTML or Markdown, that lead nowhere."""
+    for index, cell in _of(notebook, "code"):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            texts = "".join(data.get("text/html", "")), "".join(data.get("text/markdown", ""))
+            for parsed in (
+                markdown.parse(f"<div>\n{texts[0]}\n</div>" if texts[0] else ""),
+                markdown.parse(texts[1]),
+            ):
+                for address in [place.address for place in (*parsed.links, *parsed.images)]:
+                    what = addresses.fault(
+                        address, course.notebook(name), course.root, frozenset(parsed.anchors)
+                    )
+                    yield from (
+                        [f"cell {index}: the output leads to {what}"]
+                        if what and "data:" not in address
+                        else []
+                    )
 
 
 def _title(notebook: NotebookNode, name: str) -> Iterator[str]:

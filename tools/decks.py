@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 
 from rlhf import profiles
 from rlhf.errors import BadData
-from tools import alts, checking, documents, letters, twins
+from tools import alts, checking, documents, letters, named, twins
 from tools import markdown as reader
 from tools.notebooks import LANGUAGES, read
 
@@ -304,6 +304,7 @@ def _lost(part: str, slide: Slide, deck: Deck) -> Iterator[str]:
     for line, address in parsed.links:
         if not reader.elsewhere(address):
             yield f"line {line}: {address} is not beside the built slides; name it, or link to another site"
+    yield from named.unknown(part, deck.root)
     for address in LOADED.findall(part):
         yield f"the style loads {address}: a deck holds all it needs"
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools import addresses, alts, markdown, twins
+from tools import addresses, alts, markdown, named, twins
 from tools.markdown import Document, Leaf
 
 DECK = re.compile(r"slides/\d\d_[a-z0-9_]+\.md")
@@ -34,6 +34,7 @@ def problems(root: Path) -> list[str]:
             "zh" if name.endswith(".zh.md") else "en" if (root / f"{name[:-3]}.zh.md").is_file() else None
         )
         found += [f"{name}, {what}" for what in _addresses(text, root / name, root, language)]
+        found += [f"{name}: {what}" for what in named.unknown(text, root)]
         found += [f"{name}: {what}" for what in _other_language(text, root / name)]
         if "\n| 中文 | English | 意思 | meaning |" in text:
             found += [f"{name}, {what}" for what in glossary(text)]
