@@ -217,14 +217,15 @@ def draw_batch(axes, input_ids, labels, title):
         colour = "0.85" if not counts else "#8fd3bd" if token == tokenizer.eos_token_id else "#bcdcf0"
         axes.add_patch(plt.Rectangle((column, row), 1, 1, facecolor=colour, edgecolor="white"))
         word = "EOS" if token == tokenizer.eos_token_id else tokenizer.decode([token]).strip()[:10]
-        axes.text(column + 0.5, row + 0.5, word.replace("$", r"\$"), ha="center", va="center", fontsize=6)
-    axes.set(
-        xlim=(0, input_ids.shape[1]), ylim=(len(input_ids), 0), title=title, yticks=[], xlabel="position"
-    )
+        axes.text(column + 0.5, row + 0.5, word.replace("$", r"\$"), ha="center", va="center", fontsize=7)
+    for axis, size in ((axes.yaxis, len(input_ids)), (axes.xaxis, input_ids.shape[1])):
+        axis.set_ticks([place + 0.5 for place in range(size)], labels=range(size))  # in the middle of a cell
+    axes.set(xlim=(0, input_ids.shape[1]), ylim=(len(input_ids), 0), title=title)
+    axes.set(xlabel="position", ylabel="row")
     axes.grid(False)
 
 
-figure, axes = plt.subplots(figsize=(min(15, 0.55 * cut), 1.9), layout="constrained")
+figure, axes = plt.subplots(figsize=(min(15, 0.65 * cut), 2.1), layout="constrained")
 draw_batch(axes, batch["input_ids"], batch["labels"], "blue and green count, grey does not")
 plt.show()
 
