@@ -717,7 +717,8 @@ axes[0].hist(
     [margin[~turned], margin[turned]], bins=30, stacked=True, label=["others", "turned"], color=["C0", "C1"]
 )
 axes[0].axvline(0, color="0.5", ls="--")
-axes[0].set(title=f"{(margin > 0).mean():.0%} of the pairs in order", xlabel="margin: chosen − rejected")
+axes[0].set(title=f"{(margin > 0).mean():.0%} of the pairs in order", ylabel="pairs")
+axes[0].set(xlabel="margin: chosen − rejected")
 axes[0].legend()
 reach = np.abs(correct[:, 1:] - correct[:, :1]).T
 axes[1].errorbar(claimed, correct[:, 0], yerr=reach, fmt="o", capsize=3)
@@ -905,7 +906,7 @@ axes.plot(agree, 1 - e, label="ceiling: a perfect model")
 axes.plot(noise["two annotators agree"], noise["ours"], "o-", label="this lesson's model, labels flipped")
 for name, x in (("HH-RLHF", 0.63), ("InstructGPT", 0.726)):
     axes.axvline(x, color="C1", ls=":")
-    axes.text(x + 0.005, 0.53, name, rotation=90, size=8)
+    axes.text(x + 0.005, 0.88, name, rotation=90, size=8)
 axes.set(xlabel="how often two annotators agree", ylabel="measured accuracy", ylim=(0.5, 1.02))
 axes.legend(loc="lower right")
 plt.show()

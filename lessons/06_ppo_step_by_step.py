@@ -442,7 +442,8 @@ live, slots = int(b["mask"].sum()), b["mask"].numel()
 print(f"whole batch: {live} of {slots} slots live = {int(b['response_lengths'].sum())} response tokens")
 print(f"one late would lose {B} of them, {B / live:.1%}: the first word of every response")
 classic = losses.response_mask(torch.tensor([6]), torch.tensor([32]), 38)  # 6 + 32 tokens: T = 38
-print(f"a query of 6 and a response of 32: {int(classic.sum())} of {38}, from slot {int(classic.argmax())}")
+where = f"of {classic.numel()} slots, from slot {int(classic.argmax())}"
+print(f"a query of 6 and a response of 32: {int(classic.sum())} {where}")
 assert live == b["response_lengths"].sum() and classic.sum() == 32
 
 # %% [markdown] tags=["zh"]

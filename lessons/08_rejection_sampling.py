@@ -575,7 +575,7 @@ for panel, title in zip(
     strict=True,
 ):
     panel.set(title=title, xlabel="round", xticks=range(config.rounds + 1))
-axes[0].legend()
+axes[1].legend(*axes[0].get_legend_handles_labels())  # there it covers no line
 plt.show()
 
 # %% [markdown] tags=["zh"]

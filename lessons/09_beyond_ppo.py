@@ -950,7 +950,7 @@ result
 
 # %%
 told = {"better": [], "worse": [], "no difference established": []}
-for name, run in [*((NAMES[name], run) for name, run in runs.items()), ("GRPO, the longer run", longer)]:
+for name, run in [*((NAMES[name], run) for name, run in runs.items()), ("GRPO (longer run)", longer)]:
     _, low, high = run.final.gain
     key = "better" if low > 0 else "worse" if high < 0 else "no difference established"
     told[key].append(name)
