@@ -544,7 +544,7 @@ print(f"{result.global_step} steps in {result.metrics['train_runtime']:.0f} s")
 # %%
 log = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row]).set_index("step")
 lines = {"loss": math.log(2), "accuracy": 0.5, "mean_reward": 0.0}
-report.curves(log, ["loss", "accuracy", "margin", "mean_reward"], columns=4, lines=lines)
+report.curves(log, ["loss", "accuracy", "margin", "mean_reward"], columns=2, lines=lines)
 
 # %% [markdown] tags=["zh"]
 # 每个指标一句话：
