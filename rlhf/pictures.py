@@ -13,6 +13,8 @@ import io
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import matplotlib.style
@@ -425,10 +427,11 @@ def sliders(draw: Callable[..., Html | Picture], **knobs: tuple[float, float, fl
     fields, rows = {}, []
     for name, (low, high, step, start) in knobs.items():
         limits = {"value": start, "min": low, "max": high, "step": step}
-        field = ipywidgets.BoundedFloatText(**limits, description=name, layout={"width": "11em"})
+        field = ipywidgets.BoundedFloatText(**limits, description=name, layout={"width": "13em"})
         said = f"{name}, {low} to {high}"
         slider = ipywidgets.FloatSlider(**limits, tooltip=said, readout=False, continuous_update=False)
-        ipywidgets.link((field, "value"), (slider, "value"))
+        tidy = partial(round, ndigits=_places(step))  # a slider goes from 0.19 to 0.18000000000000002
+        ipywidgets.link((field, "value"), (slider, "value"), transform=(tidy, tidy))
         fields[name] = field
         rows.append(ipywidgets.HBox([field, slider]))
     shown = ipywidgets.HTML()
@@ -445,6 +448,11 @@ def sliders(draw: Callable[..., Html | Picture], **knobs: tuple[float, float, fl
     names = ipywidgets.Output()
     names.append_display_data(Javascript(NAME_HANDLES))
     return ipywidgets.VBox([*rows, shown, names])
+
+
+def _places(step: float) -> int:
+    """Decimal places that multiples of ``step`` have: 2 for 0.05."""
+    return max(0, -Decimal(str(step)).normalize().as_tuple().exponent)
 
 
 def _as_html(picture: Html | Picture) -> str:

@@ -408,6 +408,8 @@ def test_sliders_draw_again_and_show_errors(recorded):
     first = shown.value
     beta_slider.value = 0.7  # the field goes along
     assert beta.value == 0.7 and "beta 0.7" in shown.value and shown.value != first
+    beta_slider.value = 0.1 + 0.2  # what a slider arrives at, in steps
+    assert beta.value == 0.3 and "beta 0.3<" in shown.value
     assert beta.description == "beta"
     assert beta_slider.tooltip == "beta, 0.0 to 1.0"
     assert "aria-label" in names.outputs[0]["data"]["application/javascript"]
