@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json")  # where the vocabulary is
+
+
+def has(folder: Path, patterns: Iterable[str] = WEIGHTS) -> bool:
+    """Whether a file of one of these names is in ``folder``; by default weights, of whatever content."""
+    return any(any(folder.glob(pattern)) for pattern in patterns)
 
 
 def check(folder: Path, zh: str, en: str) -> None:
@@ -79,9 +85,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    if not any(
-        any(Path(folder).glob(pattern)) for pattern in TOKENIZERS
-    ):  # transformers would make an empty one
+    if not has(Path(folder), TOKENIZERS):  # transformers would make an empty one
         raise MissingAssets(
             f"模型文件夹 {Path(folder).name} 里没有分词器。重新取来或训练它。",
             f"The model folder {Path(folder).name} has no tokenizer. Fetch or train it again.",

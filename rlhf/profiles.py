@@ -33,7 +33,6 @@ REQUIRED = (
     "evaluation",
     "ppo",
 )
-WEIGHTS = model_files.WEIGHTS
 
 
 def root() -> Path:
@@ -193,6 +192,13 @@ def pick_device() -> str:
     return asked or (own if torch.cuda.is_available() else "cpu")
 
 
+def require_base(fields: Mapping[str, Any]) -> None:
+    """Raise MissingAssets unless the models and the reviews of a profile's ``fields`` are here."""
+    for name in ("policy", "reward_model"):
+        require_model(root() / fields[name], fields["prepare"])
+    require_data(dataset_folder(fields), fields["prepare"])
+
+
 def require_model(folder: Path, prepare: str) -> None:
     """Raise MissingAssets unless ``folder`` holds a configuration and weights that can be read."""
     if not folder.is_dir():
@@ -200,8 +206,7 @@ def require_model(folder: Path, prepare: str) -> None:
             f"找不到模型 {_short(folder)}。请先运行：{prepare}",
             f"The model {_short(folder)} is not here. Run: {prepare}",
         )
-    has_weights = any(any(folder.glob(pattern)) for pattern in WEIGHTS)
-    if not (folder / "config.json").is_file() or not has_weights:
+    if not (folder / "config.json").is_file() or not model_files.has(folder):
         raise MissingAssets(
             f"模型文件夹 {_short(folder)} 不完整（缺 config.json 或权重）。请删除它，再运行：{prepare}",
             f"The model folder {_short(folder)} is incomplete (no config.json or no weights). "

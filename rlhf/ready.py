@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from rlhf import errors, profiles
+from rlhf import errors, model_files, profiles
 from rlhf.errors import BadData, CannotWrite, CourseError, MissingAssets
 from rlhf.stages import STAGES
 
@@ -140,10 +140,9 @@ class State:
 def look(need: Need, profile: str) -> State:
     """Is the result there, made for this profile and, where that is asked for, with the usual settings?"""
     folder = need.folder
-    weights = any(any(folder.glob(pattern)) for pattern in profiles.WEIGHTS)
     if not folder.exists() or not any(folder.iterdir()):
         return State(False)
-    if not weights or not (folder / "config.json").is_file():
+    if not model_files.has(folder) or not (folder / "config.json").is_file():
         return State(False, ("不是完整的模型", "is not a whole model"))
     setup = _setup(need, profile)
     if _words(folder) != _words(setup.policy):
@@ -203,9 +202,7 @@ def base(profile: str) -> str:
 
     fields = profiles.read(profile)
     try:
-        for name in ("policy", "reward_model"):
-            profiles.require_model(profiles.root() / fields[name], fields["prepare"])
-        profiles.require_data(profiles.dataset_folder(fields), fields["prepare"])
+        profiles.require_base(fields)
     except MissingAssets:
         if "build" not in fields:
             return "download"

@@ -324,7 +324,7 @@ def origin(job: Job, setup: Setup) -> dict[str, Any]:
 def _content(folder: Path) -> str:
     """A digest of a model: its weights, its configuration and its tokenizer."""
     digest = hashlib.sha256()
-    for pattern in (*profiles.WEIGHTS, "config.json", "tokenizer.json"):
+    for pattern in (*model_files.WEIGHTS, "config.json", "tokenizer.json"):
         for path in sorted(folder.glob(pattern)):
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()

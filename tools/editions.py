@@ -204,7 +204,7 @@ def main(words: Sequence[str] | None = None) -> int:
             found["the folder"] = folder_problems(course, edition, out)
             wrong += _tell(f"output/{edition}/{language}", found)
     if options.run:
-        _require_models()
+        profiles.require_base(profiles.read())  # said once, before the first of them fails
         wrong += _run(options.edition or EDITIONS, options.lang or LANGUAGES, names, base)
     return int(wrong > 0)
 
@@ -217,14 +217,6 @@ def _export_and_tell(
         place = kept.relative_to(profiles.root()).as_posix()
         print(f"  {name}: 里面有人写过东西，留在 · somebody had worked in it, kept as {place}")
     export(course, name, edition, language, out, others)
-
-
-def _require_models() -> None:
-    """Raise MissingAssets where the copies could not run: before the first of them fails."""
-    fields = profiles.read()
-    for name in ("policy", "reward_model"):
-        profiles.require_model(profiles.root() / fields[name], fields["prepare"])
-    profiles.require_data(profiles.dataset_folder(fields), fields["prepare"])
 
 
 def _tell(place: str, found: dict[str, list[str]]) -> int:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rlhf import model_files, profiles
+from rlhf import model_files
 from rlhf.errors import CourseError, MissingAssets
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _check(source: Path) -> dict[str, Any]:
             f"{name} 是 {kind}，不会写文字（奖励模型用 --reward 指定）。",
             f"{name} is a {kind}, which writes no text (a reward model is named with --reward).",
         )
-    if not any(any(source.glob(pattern)) for pattern in profiles.WEIGHTS):
+    if not model_files.has(source):
         raise BadModel(f"{name} 里没有权重。", f"{name} has no weights.")
     model_files.check(source, "重新训练或取来它。", "Train or fetch it again.")
     return {"positions": getattr(config.get_text_config(), "max_position_embeddings", None)}
